@@ -1,0 +1,36 @@
+//! The contracts: generated types, the embedded descriptor set, and the policy that is read from it.
+
+pub mod policy;
+
+/// The FileDescriptorSet of every contract with its imports and comments, custom options kept.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tenon.binpb"));
+
+pub mod auth {
+    pub mod v1 {
+        tonic::include_proto!("tenon.auth.v1");
+    }
+}
+
+pub mod tenant {
+    pub mod v1 {
+        tonic::include_proto!("tenon.tenant.v1");
+    }
+}
+
+pub mod billing {
+    pub mod v1 {
+        tonic::include_proto!("tenon.billing.v1");
+    }
+}
+
+pub mod workflow {
+    pub mod v1 {
+        tonic::include_proto!("tenon.workflow.v1");
+    }
+}
+
+pub mod options {
+    pub mod v1 {
+        tonic::include_proto!("tenon.options.v1");
+    }
+}

@@ -1,0 +1,165 @@
+//! The policy of every method, read from the descriptors: what the edge and the chassis enforce.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor};
+
+use crate::options::v1::policy::{Access, Rate};
+
+const POLICY: &str = "tenon.options.v1.policy";
+/// Services that every server carries and that no policy option can be put on; they answer anyone.
+pub const UNGUARDED: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Whether a method may be sent twice, from its `idempotency_level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// NO_SIDE_EFFECTS: safe to repeat, never metered, needs no idempotency key.
+    None,
+    /// IDEMPOTENT: has an effect, once however often it is sent.
+    Idempotent,
+    /// Anything else: sent once, or with an idempotency key.
+    Once,
+}
+
+/// A method with everything the mesh must know to let a call through.
+#[derive(Debug, Clone)]
+pub struct Method {
+    /// The gRPC path, `/tenon.billing.v1.UsageService/GetUsage`.
+    pub path: String,
+    pub descriptor: MethodDescriptor,
+    pub access: Access,
+    /// The permission that the caller's roles must grant; `None` asks for none.
+    pub permission: Option<String>,
+    pub step_up: bool,
+    pub feature: Option<String>,
+    pub meter: Option<String>,
+    pub rate: Rate,
+    pub allow_unpaid: bool,
+    pub effect: Effect,
+}
+
+impl Method {
+    /// The service's full name, `tenon.billing.v1.UsageService`.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.path[1..].rsplit_once('/').map_or("", |(service, _)| service)
+    }
+}
+
+/// Every method of a descriptor set, by gRPC path.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    pub pool: DescriptorPool,
+    methods: HashMap<String, Arc<Method>>,
+}
+
+/// A descriptor set that cannot be served.
+#[derive(Debug)]
+pub enum Error {
+    /// Not a FileDescriptorSet.
+    Descriptors(String),
+    /// These methods have no policy, or one without `access`.
+    Undeclared(Vec<String>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptors(why) => write!(f, "descriptor set cannot be read: {why}"),
+            Self::Undeclared(methods) => {
+                write!(f, "methods without option (tenon.options.v1.policy).access: {}", methods.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Contract {
+    /// The contract of the mesh itself.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self::load(crate::DESCRIPTOR_SET).expect("the embedded descriptor set was checked by a test")
+    }
+
+    /// Reads a FileDescriptorSet.
+    ///
+    /// # Errors
+    /// When it cannot be decoded, or a method does not say who may call it.
+    pub fn load(descriptor_set: &[u8]) -> Result<Self, Error> {
+        let pool = DescriptorPool::decode(descriptor_set).map_err(|why| Error::Descriptors(why.to_string()))?;
+        let policy = pool.get_extension_by_name(POLICY);
+        let (mut methods, mut undeclared) = (HashMap::new(), Vec::new());
+        for service in pool.services() {
+            for descriptor in service.methods() {
+                match read(descriptor, policy.as_ref()) {
+                    Ok(method) => drop(methods.insert(method.path.clone(), Arc::new(method))),
+                    Err(name) => undeclared.push(name),
+                }
+            }
+        }
+        if undeclared.is_empty() { Ok(Self { pool, methods }) } else { Err(Error::Undeclared(undeclared)) }
+    }
+
+    /// The method behind a gRPC path.
+    #[must_use]
+    pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
+        self.methods.get(path)
+    }
+
+    /// Every method, in no order.
+    pub fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.methods.values()
+    }
+}
+
+fn read(descriptor: MethodDescriptor, policy: Option<&ExtensionDescriptor>) -> Result<Method, String> {
+    let options = descriptor.options();
+    let declared = policy.filter(|extension| options.has_extension(extension));
+    let policy = declared.map(|extension| options.get_extension(extension).into_owned());
+    let Some(policy) = policy.as_ref().and_then(prost_reflect::Value::as_message) else {
+        return Err(descriptor.full_name().to_owned());
+    };
+    let number = |field: &str| policy.get_field_by_name(field).and_then(|v| v.as_enum_number()).unwrap_or_default();
+    let flag = |field: &str| policy.get_field_by_name(field).and_then(|v| v.as_bool()).unwrap_or_default();
+    let text = |field: &str| {
+        let value = policy.get_field_by_name(field)?;
+        value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let access = Access::try_from(number("access")).unwrap_or_default();
+    if access == Access::Unspecified {
+        return Err(descriptor.full_name().to_owned());
+    }
+    let level = options.get_field_by_name("idempotency_level").and_then(|v| v.as_enum_number());
+    let effect = match level {
+        Some(1) => Effect::None,
+        Some(2) => Effect::Idempotent,
+        _ => Effect::Once,
+    };
+    let rate = match Rate::try_from(number("rate")).unwrap_or_default() {
+        Rate::Unspecified if effect == Effect::None => Rate::Read,
+        Rate::Unspecified => Rate::Write,
+        rate => rate,
+    };
+    let (permission, feature, meter) = (text("permission"), text("feature"), text("meter"));
+    let (step_up, allow_unpaid) = (flag("step_up"), flag("allow_unpaid"));
+    let path = format!("/{}/{}", descriptor.parent_service().full_name(), descriptor.name());
+    Ok(Method { path, descriptor, access, permission, step_up, feature, meter, rate, allow_unpaid, effect })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_contract_declares_every_method() {
+        let contract = Contract::load(crate::DESCRIPTOR_SET).unwrap();
+        let login = contract.method("/tenon.auth.v1.SessionService/Login").unwrap();
+        assert_eq!((login.access, login.rate, login.effect), (Access::Public, Rate::Login, Effect::Once));
+        let create = contract.method("/tenon.workflow.v1.RunService/CreateRun").unwrap();
+        assert_eq!(create.meter.as_deref(), Some("workflow_runs"));
+        assert_eq!(create.permission.as_deref(), Some("workflow.runs.create"));
+        assert!(contract.methods().count() > 20);
+    }
+}

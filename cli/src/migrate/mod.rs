@@ -1,0 +1,2 @@
+//! migrate
+pub mod store;

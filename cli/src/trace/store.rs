@@ -12,12 +12,17 @@ const MAX_SPANS: usize = 10_000;
 /// One trace that never ends must not push out all others.
 const MAX_SPANS_OF_A_TRACE: usize = 2_000;
 
+/// The attribute by which a span names its part of the mesh.
+const PART: &str = "tenon.part";
+
 /// A span as the page shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     pub id: String,
     pub parent: Option<String>,
     pub service: String,
+    /// The part of the mesh that the span itself names.
+    part: Option<String>,
     pub name: String,
     pub kind: &'static str,
     /// Microseconds since 1970.
@@ -58,10 +63,19 @@ impl Store {
         self.evict();
     }
 
-    /// The spans of a trace, in order of their start.
+    /// The spans of a trace, in order of their start, each of the part of the mesh that it belongs to.
     pub fn get(&self, trace: &str) -> Option<Vec<Span>> {
         let mut spans = self.traces.get(trace)?.clone();
         spans.sort_by_key(|span| span.start_us);
+        // Parts share a process: a span is of its own part, or of the one that its nearest ancestor names.
+        let mut part_of: HashMap<String, String> = HashMap::new();
+        for span in &mut spans {
+            let inherited = || part_of.get(span.parent.as_ref()?).cloned();
+            if let Some(part) = span.part.clone().or_else(inherited) {
+                part_of.insert(span.id.clone(), part.clone());
+                span.service = part;
+            }
+        }
         Some(spans)
     }
 
@@ -92,8 +106,7 @@ impl Store {
 
 fn read(span: OtlpSpan, resource_service: &str) -> Span {
     let mut attributes = texts(span.attributes);
-    // One process can be several services: then the span says which.
-    let own = attributes.iter().position(|(key, _)| key == "service.name").map(|index| attributes.remove(index).1);
+    let part = attributes.iter().position(|(key, _)| key == PART).map(|index| attributes.remove(index).1);
     let events = span.events.into_iter().map(|event| Event {
         at_us: event.time_unix_nano / 1_000,
         name: event.name,
@@ -102,7 +115,8 @@ fn read(span: OtlpSpan, resource_service: &str) -> Span {
     Span {
         id: hex(&span.span_id),
         parent: Some(hex(&span.parent_span_id)).filter(|parent| !parent.is_empty()),
-        service: own.unwrap_or_else(|| resource_service.to_owned()),
+        service: resource_service.to_owned(),
+        part,
         name: span.name,
         kind: ["unspecified", "internal", "server", "client", "producer", "consumer"]
             .get(usize::try_from(span.kind).unwrap_or_default())
@@ -148,30 +162,33 @@ mod tests {
         KeyValue { key: key.into(), value, ..Default::default() }
     }
 
-    fn export(trace: [u8; 16], span: u64, attributes: Vec<KeyValue>) -> Vec<ResourceSpans> {
+    fn export(trace: [u8; 16], (span, parent): (u64, u64), attributes: Vec<KeyValue>) -> Vec<ResourceSpans> {
         let span = OtlpSpan {
             trace_id: trace.to_vec(),
             span_id: span.to_be_bytes().to_vec(),
+            parent_span_id: if parent == 0 { Vec::new() } else { parent.to_be_bytes().to_vec() },
             name: "work".into(),
             kind: 2,
-            start_time_unix_nano: 2_000_000,
-            end_time_unix_nano: 5_000_000,
+            start_time_unix_nano: span * 1_000_000,
+            end_time_unix_nano: span * 1_000_000 + 3_000_000,
             attributes,
             ..Default::default()
         };
-        let resource = Resource { attributes: vec![attribute("service.name", "edge")], ..Default::default() };
+        let resource = Resource { attributes: vec![attribute("service.name", "tenon")], ..Default::default() };
         let scope_spans = vec![ScopeSpans { spans: vec![span], ..Default::default() }];
         vec![ResourceSpans { resource: Some(resource), scope_spans, ..Default::default() }]
     }
 
     #[test]
-    fn a_span_is_of_its_resource_unless_it_says_otherwise() {
+    fn a_span_is_of_the_part_that_it_or_its_nearest_ancestor_names() {
         let mut store = Store::default();
-        store.add(export([1; 16], 1, vec![]));
-        store.add(export([1; 16], 2, vec![attribute("service.name", "workflow")]));
+        store.add(export([1; 16], (1, 0), vec![]));
+        store.add(export([1; 16], (2, 1), vec![attribute(PART, "workflow")]));
+        store.add(export([1; 16], (3, 2), vec![]));
         let spans = store.get(&"01".repeat(16)).unwrap();
-        assert_eq!(spans.iter().map(|span| span.service.as_str()).collect::<Vec<_>>(), ["edge", "workflow"]);
-        assert_eq!((spans[0].kind, spans[0].start_us, spans[0].duration_us), ("server", 2_000, 3_000));
+        let services: Vec<&str> = spans.iter().map(|span| span.service.as_str()).collect();
+        assert_eq!(services, ["tenon", "workflow", "workflow"]);
+        assert_eq!((spans[0].kind, spans[0].start_us, spans[0].duration_us), ("server", 1_000, 3_000));
         assert!(spans[1].attributes.is_empty());
     }
 
@@ -179,7 +196,7 @@ mod tests {
     fn the_oldest_trace_goes_first_when_it_is_full() {
         let mut store = Store::default();
         for trace in 0..=MAX_SPANS {
-            store.add(export(u128::try_from(trace).unwrap().to_be_bytes(), 1, vec![]));
+            store.add(export(u128::try_from(trace).unwrap().to_be_bytes(), (1, 0), vec![]));
         }
         assert_eq!((store.spans, store.traces.len()), (MAX_SPANS, MAX_SPANS));
         assert!(store.get(&"00".repeat(16)).is_none());

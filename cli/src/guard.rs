@@ -23,7 +23,7 @@ use tokio::{
 
 /// Runs a program until this process's standard input closes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Run the program as this user id.
     #[arg(long)]
     uid: Option<u32>,
@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 /// Starts the program, prints its process id, waits for its end or ours.
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut child = spawn(&args)?;
     let pid = child.id().context("a child that was just started has an id")?;
     announce(pid)?;
@@ -110,14 +110,14 @@ async fn stop(child: &mut Child, pid: u32, args: &Args) -> Result<()> {
 }
 
 /// Sends a signal; a process that is already gone is no error.
-pub fn send(pid: u32, signal: Signal) {
+pub(crate) fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _gone = kill_process(pid, signal);
     }
 }
 
 /// Whether a process with this id exists.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| match rustix::process::test_kill_process(pid) {
         Ok(()) => true,

@@ -10,15 +10,15 @@ use anyhow::{Result, bail};
 
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    pub name: String,
-    pub uid: u32,
-    pub gid: u32,
+pub(crate) struct Account {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Account {
     /// Whom Postgres runs as: `None` for this very user, who is not root.
-    pub fn for_postgres() -> Result<Option<Self>> {
+    pub(crate) fn for_postgres() -> Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
@@ -37,14 +37,14 @@ impl Account {
     }
 
     /// Whether the account can reach this folder: one closed parent is enough to keep it out.
-    pub fn can_enter(&self, folder: &Path) -> bool {
+    pub(crate) fn can_enter(&self, folder: &Path) -> bool {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "cd -- \"$0\""]).arg(folder).current_dir("/").uid(self.uid).gid(self.gid);
         shell.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
     /// Gives the account a file or an (empty) folder.
-    pub fn own(&self, path: &Path) -> std::io::Result<()> {
+    pub(crate) fn own(&self, path: &Path) -> std::io::Result<()> {
         std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
     }
 }

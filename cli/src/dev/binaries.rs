@@ -10,18 +10,18 @@ use anyhow::{Result, bail};
 
 /// The folder of one installed Postgres and its major version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Binaries {
-    pub major: u32,
-    pub folder: PathBuf,
+pub(crate) struct Binaries {
+    pub(crate) major: u32,
+    pub(crate) folder: PathBuf,
 }
 
 /// How to install the server; said wherever it is missing.
-pub const INSTALL: &str =
+pub(crate) const INSTALL: &str =
     "install it: `apt-get install postgresql` (Debian, Ubuntu) or `brew install postgresql` (macOS)";
 
 impl Binaries {
     /// The newest Postgres here, or the one of the version that existing data needs.
-    pub fn find(wanted: Option<u32>) -> Result<Self> {
+    pub(crate) fn find(wanted: Option<u32>) -> Result<Self> {
         let mut found: Vec<Self> = folders().iter().filter_map(|folder| Self::at(folder)).collect();
         found.sort();
         let oldest_supported = 14;
@@ -41,7 +41,7 @@ impl Binaries {
     }
 
     /// The full path of a program.
-    pub fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 

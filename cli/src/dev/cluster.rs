@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::{account::Account, binaries::Binaries, folder::Folder, initdb, orphan, ports};
 
 /// The role that owns the database and runs the migrations.
-pub const OWNER: &str = "tenon";
+pub(crate) const OWNER: &str = "tenon";
 /// The database of the mesh.
-pub const DATABASE: &str = "tenon";
+pub(crate) const DATABASE: &str = "tenon";
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
@@ -25,10 +25,8 @@ const PORT_TRIES: usize = 3;
 
 /// A running Postgres. Dropping it ends the server, by the guard that it runs under.
 #[derive(Debug)]
-pub struct Cluster {
-    pub port: u16,
-    /// The folder that holds the cluster, for people.
-    pub folder: PathBuf,
+pub(crate) struct Cluster {
+    pub(crate) port: u16,
     guard: Child,
     /// Open as long as this process lives: the guard ends Postgres when it closes.
     lifeline: Option<ChildStdin>,
@@ -46,7 +44,7 @@ struct Plan<'a> {
 
 impl Cluster {
     /// Creates the cluster when it is missing, ends what an earlier start left, and starts it.
-    pub async fn start(folder: &Folder, account: Option<Account>, password: &str) -> Result<Self> {
+    pub(crate) async fn start(folder: &Folder, account: Option<Account>, password: &str) -> Result<Self> {
         let home = folder.for_postgres(account.as_ref())?;
         let data = home.join("postgres");
         let binaries = Binaries::find(initdb::version_of(&data)?)?;
@@ -69,17 +67,17 @@ impl Cluster {
     }
 
     /// The address of the database, as its owner.
-    pub fn owner_url(&self, password: &str) -> String {
+    pub(crate) fn owner_url(&self, password: &str) -> String {
         format!("postgres://{OWNER}:{password}@127.0.0.1:{}/{DATABASE}", self.port)
     }
 
     /// The address of the database without anyone's name.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://127.0.0.1:{}/{DATABASE}", self.port)
     }
 
     /// Ends Postgres with a fast shutdown and waits for it.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.lifeline.take();
         let deadline = Instant::now() + STOP_TIMEOUT;
         while self.guard.try_wait()?.is_none() {
@@ -100,10 +98,7 @@ impl Cluster {
         let url = format!("postgres://{OWNER}:{}@127.0.0.1:{}/postgres", plan.password, self.port);
         let (started, mut said) = (Instant::now(), 0);
         loop {
-            let why = match crate::migrate::store::connect(&url).await {
-                Ok(_) => return Ok(true),
-                Err(error) => error,
-            };
+            let Err(why) = crate::migrate::store::connect(&url).await else { return Ok(true) };
             if self.guard.try_wait()?.is_some() {
                 return Ok(false);
             }
@@ -179,7 +174,7 @@ impl Plan<'_> {
         if let Some(output) = guard.stdout.take() {
             BufReader::new(output).read_line(&mut pid)?;
         }
-        Ok(Cluster { port, folder: self.data.clone(), guard, lifeline })
+        Ok(Cluster { port, guard, lifeline })
     }
 }
 

@@ -14,16 +14,16 @@ use super::account::Account;
 
 /// The data folder, held by this process alone until it ends.
 #[derive(Debug)]
-pub struct Folder {
-    pub root: PathBuf,
-    pub is_ephemeral: bool,
+pub(crate) struct Folder {
+    pub(crate) root: PathBuf,
+    pub(crate) is_ephemeral: bool,
     /// The kernel lets go of the lock when the process ends, however it ends.
     _lock: File,
 }
 
 impl Folder {
     /// Makes or opens the data folder and keeps every other `tenon dev` out of it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make the data folder {}", path.display()))?;
         let root = path.canonicalize()?;
         // A data folder inside of somebody's checkout must never be committed.
@@ -35,7 +35,7 @@ impl Folder {
     }
 
     /// Makes a temporary folder. `Cluster` has it removed at the end, even when this process is killed.
-    pub fn temporary(account: Option<&Account>) -> Result<Self> {
+    pub(crate) fn temporary(account: Option<&Account>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("tenon-").tempdir().context("cannot make a temporary folder")?;
         let root = folder.keep().canonicalize()?;
         if account.is_some() {
@@ -46,12 +46,12 @@ impl Folder {
     }
 
     /// A path inside.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// Where Postgres keeps its files: inside, or, when its account cannot come in here, under /var/lib.
-    pub fn for_postgres(&self, account: Option<&Account>) -> Result<PathBuf> {
+    pub(crate) fn for_postgres(&self, account: Option<&Account>) -> Result<PathBuf> {
         let Some(account) = account.filter(|account| !account.can_enter(&self.root)) else {
             return Ok(self.root.clone());
         };

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{account::Account, binaries::Binaries, cluster::OWNER, secrets::write_private};
 
 /// The major version that wrote a cluster; `None` when there is none.
-pub fn version_of(data: &Path) -> Result<Option<u32>> {
+pub(crate) fn version_of(data: &Path) -> Result<Option<u32>> {
     match fs::read_to_string(data.join("PG_VERSION")) {
         Ok(text) => Ok(Some(text.trim().parse().with_context(|| format!("{} is damaged", data.display()))?)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -21,7 +21,7 @@ pub fn version_of(data: &Path) -> Result<Option<u32>> {
 }
 
 /// Runs initdb in a folder beside the final one and renames it: an interrupted first start leaves nothing half made.
-pub fn create(
+pub(crate) fn create(
     binaries: &Binaries,
     account: Option<&Account>,
     data: &Path,

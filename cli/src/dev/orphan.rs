@@ -11,7 +11,7 @@ use crate::guard;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Ends the server that runs on this data folder, if one does. The folder's lock is ours: nobody uses it.
-pub async fn end(data: &Path) -> Result<()> {
+pub(crate) async fn end(data: &Path) -> Result<()> {
     let pid_file = data.join("postmaster.pid");
     let Some(pid) = recorded_pid(&pid_file) else { return Ok(()) };
     if !is_ours(pid, data) {

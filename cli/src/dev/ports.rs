@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use anyhow::{Result, bail};
 
 /// What listens, the flag that moves it alone, and its default.
-pub const NAMES: [(&str, &str, u16); 7] = [
+pub(crate) const NAMES: [(&str, &str, u16); 7] = [
     ("edge", "edge-port", 8080),
     ("auth", "auth-port", 9101),
     ("tenant", "tenant-port", 9102),
@@ -16,7 +16,7 @@ pub const NAMES: [(&str, &str, u16); 7] = [
 ];
 
 /// The default ports, moved by an offset.
-pub fn moved(offset: u16) -> Result<Vec<(&'static str, u16)>> {
+pub(crate) fn moved(offset: u16) -> Result<Vec<(&'static str, u16)>> {
     NAMES
         .iter()
         .map(|(name, flag, port)| match port.checked_add(offset) {
@@ -27,7 +27,7 @@ pub fn moved(offset: u16) -> Result<Vec<(&'static str, u16)>> {
 }
 
 /// Refuses when a port is taken, or two are the same; `ports` is (flag, port).
-pub fn check(bind: IpAddr, ports: &[(&str, u16)]) -> Result<()> {
+pub(crate) fn check(bind: IpAddr, ports: &[(&str, u16)]) -> Result<()> {
     let name_of = |flag: &str| NAMES.iter().find(|(_, known, _)| *known == flag).map_or("port", |(name, ..)| *name);
     let mut problems = Vec::new();
     for (index, (flag, port)) in ports.iter().enumerate() {
@@ -48,12 +48,12 @@ pub fn check(bind: IpAddr, ports: &[(&str, u16)]) -> Result<()> {
 }
 
 /// A port that is free now, given by the system.
-pub fn free() -> Result<u16> {
+pub(crate) fn free() -> Result<u16> {
     Ok(TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// Whether a loopback port can be listened on.
-pub fn is_free(port: u16) -> bool {
+pub(crate) fn is_free(port: u16) -> bool {
     TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 

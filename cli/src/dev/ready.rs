@@ -10,27 +10,27 @@ use super::secrets::write_private;
 /// Where everything is. The ready file is this, as JSON.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ready {
-    pub edge: String,
-    pub auth: String,
-    pub tenant: String,
-    pub billing: String,
-    pub workflow: String,
-    pub admin: String,
-    pub trace: String,
-    pub operator_key: String,
-    pub data_dir: String,
+pub(crate) struct Ready {
+    pub(crate) edge: String,
+    pub(crate) auth: String,
+    pub(crate) tenant: String,
+    pub(crate) billing: String,
+    pub(crate) workflow: String,
+    pub(crate) admin: String,
+    pub(crate) trace: String,
+    pub(crate) operator_key: String,
+    pub(crate) data_dir: String,
 }
 
 impl Ready {
     /// Writes the file, whole or not at all: who sees it can read it. It holds a credential.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         write_private(path, &format!("{text}\n")).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The banner.
-    pub fn banner(&self, took_ms: u128, is_ephemeral: bool) -> String {
+    pub(crate) fn banner(&self, took_ms: u128, is_ephemeral: bool) -> String {
         let kept = if is_ephemeral { "a temporary folder, removed at the end" } else { self.data_dir.as_str() };
         let mut text = format!("\n  Tenon is up ({took_ms} ms)\n\n");
         for (name, value) in [

@@ -15,22 +15,22 @@ use serde::{Deserialize, Serialize};
 /// Everything secret that a mesh of its own needs.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Secrets {
-    pub mesh_key: String,
-    pub master_key: String,
+pub(crate) struct Secrets {
+    pub(crate) mesh_key: String,
+    pub(crate) master_key: String,
     /// Of the database owner, who migrates.
-    pub database_password: String,
-    pub auth_db_password: String,
-    pub tenant_db_password: String,
-    pub billing_db_password: String,
-    pub workflow_db_password: String,
+    pub(crate) database_password: String,
+    pub(crate) auth_db_password: String,
+    pub(crate) tenant_db_password: String,
+    pub(crate) billing_db_password: String,
+    pub(crate) workflow_db_password: String,
 }
 
 const NOTICE: &str = "# Made by `tenon dev`. It opens the database beside it: losing one makes the other useless.\n";
 
 impl Secrets {
     /// Reads the file, or makes it.
-    pub fn load_or_create(path: &Path, rng: &mut impl Rng) -> Result<Self> {
+    pub(crate) fn load_or_create(path: &Path, rng: &mut impl Rng) -> Result<Self> {
         match fs::read_to_string(path) {
             Ok(text) => {
                 // A copied or restored file may have come open.
@@ -66,7 +66,7 @@ impl Secrets {
 }
 
 /// Writes a file that only its owner reads, whole or not at all.
-pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".new");
     let _missing = fs::remove_file(&partial);

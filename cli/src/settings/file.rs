@@ -13,23 +13,23 @@ use clap::Command;
 use super::{Values, known};
 
 /// Names the file, as `--config` does.
-pub const ENV: &str = "TENON_CONFIG";
+const ENV: &str = "TENON_CONFIG";
 /// Read when it is there and nothing else is named.
 const DEFAULT: &str = "tenon.toml";
 
 /// What the file says.
 #[derive(Debug, Default)]
-pub struct File {
+pub(crate) struct File {
     /// `None` when there is no file.
-    pub path: Option<PathBuf>,
-    pub values: Values,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) values: Values,
 }
 
 impl File {
     /// Reads the file that `--config` or TENON_CONFIG names, or ./tenon.toml when it is there.
     ///
     /// This happens before clap parses, because what the file says becomes part of what clap is told.
-    pub fn load(arguments: &[OsString]) -> Result<Self> {
+    pub(crate) fn load(arguments: &[OsString]) -> Result<Self> {
         let named = flag(arguments).or_else(|| env::var_os(ENV).filter(|path| !path.is_empty()).map(PathBuf::from));
         let path = match named {
             Some(path) => path,
@@ -43,7 +43,7 @@ impl File {
     }
 
     /// Refuses keys that no command knows, with the one that was probably meant.
-    pub fn check(&self, command: &Command) -> Result<()> {
+    pub(crate) fn check(&self, command: &Command) -> Result<()> {
         let known = known(command);
         let Some(unknown) = self.values.keys().find(|key| !known.contains_key(*key)) else { return Ok(()) };
         let path = self.path.as_deref().unwrap_or(Path::new(DEFAULT)).display();

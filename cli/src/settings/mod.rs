@@ -10,20 +10,20 @@ use std::collections::BTreeMap;
 
 use clap::{Arg, Command};
 
-pub use file::{ENV, File};
-pub use print::{Row, render, rows};
+pub(crate) use file::File;
+pub(crate) use print::{render, rows};
 
 /// Values by key; a key is the long flag with underscores: `database_url`.
-pub type Values = BTreeMap<String, Vec<String>>;
+pub(crate) type Values = BTreeMap<String, Vec<String>>;
 
 /// The key of a setting; `None` for a flag that only the command line has.
-pub fn key(argument: &Arg) -> Option<String> {
+pub(crate) fn key(argument: &Arg) -> Option<String> {
     let is_setting = argument.get_env().is_some_and(|name| name.to_string_lossy().starts_with("TENON_"));
     argument.get_long().filter(|_| is_setting).map(|long| long.replace('-', "_"))
 }
 
 /// Puts values below flags and environment, in the command and all of its subcommands.
-pub fn apply(command: Command, values: &Values) -> Command {
+pub(crate) fn apply(command: Command, values: &Values) -> Command {
     let command = command.mut_args(|argument| {
         let value = key(&argument).and_then(|key| values.get(&key));
         match value {
@@ -36,12 +36,17 @@ pub fn apply(command: Command, values: &Values) -> Command {
 }
 
 /// Lets every setting be missing: for a first look at the flags of a command that makes its settings up itself.
-pub fn relax(command: Command) -> Command {
+pub(crate) fn relax(command: Command) -> Command {
     command.mut_args(|argument| if key(&argument).is_some() { argument.required(false) } else { argument })
 }
 
+/// As `relax`, for all subcommands.
+pub(crate) fn relax_all(command: Command) -> Command {
+    relax(command).mut_subcommands(relax_all)
+}
+
 /// Every setting of the command and its subcommands: key, environment name.
-pub fn known(command: &Command) -> BTreeMap<String, String> {
+pub(crate) fn known(command: &Command) -> BTreeMap<String, String> {
     let own = command
         .get_arguments()
         .filter_map(|argument| Some((key(argument)?, argument.get_env()?.to_string_lossy().into_owned())));
@@ -49,7 +54,7 @@ pub fn known(command: &Command) -> BTreeMap<String, String> {
 }
 
 /// Whether a setting's value must not be shown.
-pub fn is_secret(key: &str) -> bool {
+pub(crate) fn is_secret(key: &str) -> bool {
     ["_key", "password", "secret", "token"].iter().any(|word| key.ends_with(word))
 }
 

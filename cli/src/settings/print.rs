@@ -8,14 +8,14 @@ use super::{File, is_secret, key};
 
 /// A setting as it is shown.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Row {
-    pub key: String,
-    pub value: String,
-    pub source: String,
+pub(crate) struct Row {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) source: String,
 }
 
 /// The settings of one command, in the order of its help.
-pub fn rows(command: &Command, matches: &ArgMatches, file: &File) -> Vec<Row> {
+pub(crate) fn rows(command: &Command, matches: &ArgMatches, file: &File) -> Vec<Row> {
     let settings = command.get_arguments().filter_map(|argument| Some((key(argument)?, argument)));
     let row = |(key, argument): (String, &clap::Arg)| {
         let id = argument.get_id().as_str();
@@ -38,7 +38,7 @@ pub fn rows(command: &Command, matches: &ArgMatches, file: &File) -> Vec<Row> {
 }
 
 /// As TOML that the settings file takes, but for the secrets.
-pub fn render(rows: &[Row]) -> String {
+pub(crate) fn render(rows: &[Row]) -> String {
     let mut text = String::new();
     for Row { key, value, source } in rows {
         let written = match source.as_str() {

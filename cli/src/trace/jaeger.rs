@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::store::Span;
 
 /// `{"data": [trace, ...]}`.
-pub fn answer(traces: &[(String, Vec<Span>)]) -> Value {
+pub(crate) fn answer(traces: &[(String, Vec<Span>)]) -> Value {
     let data: Vec<Value> = traces.iter().map(|(id, spans)| trace(id, spans)).collect();
     json!({ "data": data, "total": data.len(), "limit": 0, "offset": 0, "errors": null })
 }

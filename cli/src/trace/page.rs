@@ -23,7 +23,7 @@ const MAX_LIMIT: usize = 500;
 type Traces = State<Arc<Mutex<Store>>>;
 
 /// `/`, `/api/services`, `/api/traces`, `/api/traces/{id}`.
-pub fn router(store: Arc<Mutex<Store>>) -> Router {
+pub(crate) fn router(store: Arc<Mutex<Store>>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/trace/{id}", get(page))

@@ -28,7 +28,7 @@ impl TraceService for Receiver {
 }
 
 /// Serves until told to stop.
-pub async fn serve(listener: TcpListener, store: Arc<Mutex<Store>>, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn serve(listener: TcpListener, store: Arc<Mutex<Store>>, stop: CancellationToken) -> Result<()> {
     let service = TraceServiceServer::new(Receiver(store));
     let incoming = TcpListenerStream::new(listener);
     // Not graceful: the exporter keeps its connection open for ever, and its last batch was sent before we are told.

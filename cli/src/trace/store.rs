@@ -17,33 +17,33 @@ const PART: &str = "tenon.part";
 
 /// A span as the page shows it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Span {
-    pub id: String,
-    pub parent: Option<String>,
-    pub service: String,
+pub(crate) struct Span {
+    pub(crate) id: String,
+    pub(crate) parent: Option<String>,
+    pub(crate) service: String,
     /// The part of the mesh that the span itself names.
     part: Option<String>,
-    pub name: String,
-    pub kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
     /// Microseconds since 1970.
-    pub start_us: u64,
-    pub duration_us: u64,
-    pub attributes: Vec<(String, String)>,
-    pub events: Vec<Event>,
-    pub is_error: bool,
+    pub(crate) start_us: u64,
+    pub(crate) duration_us: u64,
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) is_error: bool,
 }
 
 /// Something that happened within a span.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub at_us: u64,
-    pub name: String,
-    pub attributes: Vec<(String, String)>,
+pub(crate) struct Event {
+    pub(crate) at_us: u64,
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<(String, String)>,
 }
 
 /// Traces in the order in which their first span came.
 #[derive(Debug, Default)]
-pub struct Store {
+pub(crate) struct Store {
     traces: HashMap<String, Vec<Span>>,
     order: VecDeque<String>,
     spans: usize,
@@ -51,7 +51,7 @@ pub struct Store {
 
 impl Store {
     /// Takes in what one export carries.
-    pub fn add(&mut self, batch: Vec<ResourceSpans>) {
+    pub(crate) fn add(&mut self, batch: Vec<ResourceSpans>) {
         for resource_spans in batch {
             let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.iter().find(|attribute| attribute.key == "service.name");
@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// The spans of a trace, in order of their start, each of the part of the mesh that it belongs to.
-    pub fn get(&self, trace: &str) -> Option<Vec<Span>> {
+    pub(crate) fn get(&self, trace: &str) -> Option<Vec<Span>> {
         let mut spans = self.traces.get(trace)?.clone();
         spans.sort_by_key(|span| span.start_us);
         // Parts share a process: a span is of its own part, or of the one that its nearest ancestor names.
@@ -80,7 +80,7 @@ impl Store {
     }
 
     /// The newest traces that a filter keeps, newest first.
-    pub fn newest(&self, limit: usize, keep: impl Fn(&[Span]) -> bool) -> Vec<(String, Vec<Span>)> {
+    pub(crate) fn newest(&self, limit: usize, keep: impl Fn(&[Span]) -> bool) -> Vec<(String, Vec<Span>)> {
         let traces = self.order.iter().rev().filter_map(|id| Some((id.clone(), self.get(id)?)));
         traces.filter(|(_, spans)| keep(spans)).take(limit).collect()
     }

@@ -8,6 +8,7 @@ use crate::secret::{Key, Secret};
 
 /// The settings that every process of the mesh takes.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 #[command(next_help_heading = "Mesh")]
 pub struct Config {
     /// The address to listen on; 0.0.0.0 in a container

@@ -127,7 +127,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
     let command = Cli::command();
     file.check(&command)?;
     if arguments.get(1).is_some_and(|command| command == "dev") {
-        return dev(command, &file, &arguments);
+        return dev(&command, &file, &arguments);
     }
     let matches = settings::apply(command, &file.values).get_matches_from(arguments);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -156,7 +156,7 @@ fn dispatch(command: Commands, file: &File) -> Result<ExitCode> {
 
 /// `tenon dev` makes most of its settings up, so it parses three times: for its flags, for the ports that these move,
 /// and, once there are a database and secrets, for good.
-fn dev(command: Command, file: &File, arguments: &[OsString]) -> Result<ExitCode> {
+fn dev(command: &Command, file: &File, arguments: &[OsString]) -> Result<ExitCode> {
     let started = Instant::now();
     let lenient = command.clone().mut_subcommand("dev", settings::relax);
     let parse = |command: Command, values: &settings::Values| {
@@ -174,7 +174,7 @@ fn dev(command: Command, file: &File, arguments: &[OsString]) -> Result<ExitCode
         let settings = Dev::from_arg_matches(&parse(command.clone(), &values))?;
         // The migration gets the very passwords that the services will use.
         let known: settings::Values = values.into_iter().filter(|(key, _)| is_of_migration(key)).collect();
-        let migration = settings::apply(settings::apply(migrate_command(&command), &known), &file.values);
+        let migration = settings::apply(settings::apply(migrate_command(command), &known), &file.values);
         let migration = migrate::Settings::from_arg_matches(&migration.try_get_matches_from(["migrate"])?)?;
         dev::run(plan, ground, settings.all, migration, started).await
     })?;

@@ -25,6 +25,14 @@ use crate::migrate;
 pub(crate) enum Target {
     /// Identity: users, sessions, signing keys
     Auth(Box<One<tenon_auth::Config>>),
+    /// Tenants: the registry, sign-up, the directory
+    Tenant(Box<One<tenon_tenant::Config>>),
+    /// Billing: plans, subscriptions, usage, previews of invoices
+    Billing(Box<One<tenon_billing::Config>>),
+    /// Workflows: templates and their runs
+    Workflow(Box<One<pending::Workflow>>),
+    /// The edge: HTTP/JSON in, gRPC out
+    Gateway(Box<One<pending::Gateway>>),
     /// Every part in one process
     All(Box<All>),
 }
@@ -45,17 +53,35 @@ pub(crate) struct All {
     pub(crate) mesh: Config,
     #[command(flatten)]
     pub(crate) auth: tenon_auth::Config,
+    #[command(flatten)]
+    pub(crate) tenant: tenon_tenant::Config,
+    #[command(flatten)]
+    pub(crate) billing: tenon_billing::Config,
+    #[command(flatten)]
+    pub(crate) workflow: pending::Workflow,
+    #[command(flatten)]
+    pub(crate) gateway: pending::Gateway,
 }
 
 /// One part of the mesh, with its settings.
 pub(crate) enum Part {
     Auth(tenon_auth::Config),
+    Tenant(tenon_tenant::Config),
+    Billing(tenon_billing::Config),
+    Workflow(pending::Workflow),
+    Gateway(pending::Gateway),
 }
 
 impl All {
     /// Every part; the edge last, since it calls the others.
     pub(crate) fn parts(&self) -> Vec<Part> {
-        vec![Part::Auth(self.auth.clone())]
+        vec![
+            Part::Auth(self.auth.clone()),
+            Part::Tenant(self.tenant.clone()),
+            Part::Billing(self.billing.clone()),
+            Part::Workflow(self.workflow.clone()),
+            Part::Gateway(self.gateway.clone()),
+        ]
     }
 }
 
@@ -63,6 +89,10 @@ impl Target {
     fn into_process(self) -> (&'static str, Config, Vec<Part>) {
         match self {
             Self::Auth(settings) => ("auth", settings.mesh, vec![Part::Auth(settings.own)]),
+            Self::Tenant(settings) => ("tenant", settings.mesh, vec![Part::Tenant(settings.own)]),
+            Self::Billing(settings) => ("billing", settings.mesh, vec![Part::Billing(settings.own)]),
+            Self::Workflow(settings) => ("workflow", settings.mesh, vec![Part::Workflow(settings.own)]),
+            Self::Gateway(settings) => ("gateway", settings.mesh, vec![Part::Gateway(settings.own)]),
             Self::All(settings) => ("tenon", settings.mesh.clone(), settings.parts()),
         }
     }
@@ -73,12 +103,22 @@ impl Part {
     fn database(&self) -> Option<(&'static str, &Secret)> {
         match self {
             Self::Auth(config) => Some((tenon_auth::NAME, &config.auth_db_password)),
+            Self::Tenant(config) => Some((tenon_tenant::NAME, &config.tenant_db_password)),
+            Self::Billing(config) => Some((tenon_billing::NAME, &config.billing_db_password)),
+            Self::Workflow(config) => Some(("workflow", &config.workflow_db_password)),
+            Self::Gateway(_) => None,
         }
     }
 
     async fn bind(&self, mesh: &Mesh) -> Result<Bound> {
         Ok(match self {
             Self::Auth(config) => Bound::Service(tenon_auth::bind(mesh, config).await?),
+            Self::Tenant(config) => Bound::Service(tenon_tenant::bind(mesh, config).await?),
+            Self::Billing(config) => Bound::Service(tenon_billing::bind(mesh, config).await?),
+            Self::Workflow(_) => Bound::Pending(tokio::net::TcpListener::bind(mesh.config.listen("workflow")).await?),
+            Self::Gateway(config) => {
+                Bound::Pending(tokio::net::TcpListener::bind((mesh.config.bind, config.edge_port)).await?)
+            }
         })
     }
 }
@@ -86,6 +126,7 @@ impl Part {
 /// A part that has its port.
 enum Bound {
     Service(Server),
+    Pending(tokio::net::TcpListener),
 }
 
 /// Serves until SIGTERM or Ctrl-C.
@@ -152,6 +193,13 @@ impl Running {
     fn start(&mut self, bound: Bound) {
         match bound {
             Bound::Service(server) => drop(self.services.spawn(server.serve(self.ends[1].clone()))),
+            Bound::Pending(listener) => drop(self.edge.spawn({
+                let stop = self.ends[0].clone();
+                async move {
+                    stop.cancelled().await;
+                    drop(listener);
+                }
+            })),
         }
     }
 
@@ -187,4 +235,19 @@ pub(crate) fn on_signal(stop: CancellationToken) -> Result<()> {
         }
     });
     Ok(())
+}
+
+mod pending {
+    #[derive(Debug, Clone, clap::Args)]
+    #[group(skip)]
+    pub(crate) struct Workflow {
+        #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
+        pub(crate) workflow_db_password: tenon_chassis::secret::Secret,
+    }
+    #[derive(Debug, Clone, clap::Args)]
+    #[group(skip)]
+    pub(crate) struct Gateway {
+        #[arg(long, env = "TENON_EDGE_PORT", default_value_t = 8080)]
+        pub(crate) edge_port: u16,
+    }
 }

@@ -5,6 +5,7 @@ use tenon_chassis::secret::Secret;
 
 /// The settings of the auth service.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 #[command(next_help_heading = "Auth")]
 pub struct Config {
     /// The password of the database roles tenon_auth and tenon_auth_system

@@ -5,6 +5,7 @@ use tenon_chassis::secret::Secret;
 
 /// The settings of the billing service.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 #[command(next_help_heading = "Billing")]
 pub struct Config {
     /// The password of the database roles tenon_billing and tenon_billing_system

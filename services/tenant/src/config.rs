@@ -5,6 +5,7 @@ use tenon_chassis::secret::Secret;
 
 /// The settings of the tenant service.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 #[command(next_help_heading = "Tenant")]
 pub struct Config {
     /// The password of the database roles tenon_tenant and tenon_tenant_system

@@ -73,6 +73,9 @@ enum Commands {
         /// The shell
         shell: Shell,
     },
+    /// Run a throw-away Postgres for tests
+    #[command(hide = true)]
+    Postgres(dev::alone::Settings),
     /// Run a program and end it when standard input closes
     #[command(hide = true)]
     Guard(guard::Args),
@@ -129,9 +132,19 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
     if arguments.get(1).is_some_and(|command| command == "dev") {
         return dev(&command, &file, &arguments);
     }
-    let matches = settings::apply(command, &file.values).get_matches_from(arguments);
+    let matches = settings::apply(command, &file.values).try_get_matches_from(arguments);
+    let matches = matches.unwrap_or_else(|error| refuse(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     dispatch(cli.command, &file)
+}
+
+/// Clap names missing flags; most people set the environment.
+fn refuse(error: &clap::Error) -> ! {
+    if error.kind() == clap::error::ErrorKind::MissingRequiredArgument {
+        eprintln!("hint: --mesh-key is also TENON_MESH_KEY in the environment and mesh_key in the settings file, and so on;");
+        eprintln!("      scripts/secrets prints a fresh set of every secret\n");
+    }
+    error.exit()
 }
 
 fn dispatch(command: Commands, file: &File) -> Result<ExitCode> {
@@ -142,6 +155,7 @@ fn dispatch(command: Commands, file: &File) -> Result<ExitCode> {
             applied.iter().for_each(|name| say(&format!("applied {name}")));
             say("roles and schemas are up to date");
         }
+        Commands::Postgres(settings) => Runtime::new()?.block_on(dev::alone::run(settings))?,
         Commands::Token(settings) => println!("{}", token::mint(&settings)?),
         Commands::Doctor(settings) => return Runtime::new()?.block_on(doctor::run(&settings, file)),
         Commands::Health(settings) => Runtime::new()?.block_on(health::run(&settings))?,

@@ -1,6 +1,7 @@
 //! `tenon dev`: the whole mesh in one process on loopback, with a Postgres of its own.
 
 mod account;
+pub(crate) mod alone;
 pub(crate) mod binaries;
 mod cluster;
 mod folder;

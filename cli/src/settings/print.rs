@@ -42,6 +42,8 @@ pub(crate) fn render(rows: &[Row]) -> String {
     let mut text = String::new();
     for Row { key, value, source } in rows {
         let written = match source.as_str() {
+            // A secret in a comment: the printed text can be used as a file without setting it to "[redacted]".
+            _ if is_secret(key) => writeln!(text, "# {key} = {}  # {source}", toml_value(value)),
             "not set" => writeln!(text, "# {key} = \"\"  # {source}"),
             _ => writeln!(text, "{key} = {}  # {source}", toml_value(value)),
         };
@@ -96,7 +98,7 @@ mod tests {
         let text = render(&rows(&command, &matches, &file));
         assert_eq!(
             text,
-            "mesh_key = \"[redacted]\"  # flag\nurl = \"postgres://a:[redacted]@c/d\"  # t.toml\npool = 10  # default\n# unset = \"\"  # not set\n"
+            "# mesh_key = \"[redacted]\"  # flag\nurl = \"postgres://a:[redacted]@c/d\"  # t.toml\npool = 10  # default\n# unset = \"\"  # not set\n"
         );
     }
 }

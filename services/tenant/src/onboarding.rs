@@ -8,10 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tenon_chassis::{Caller, Db, Mesh, TenantId, client::Peer, secret::Sealer};
-use tenon_proto::{
-    auth::v1::user_service_client::UserServiceClient,
-    billing::v1::subscription_service_client::SubscriptionServiceClient, policy::Method,
-};
+use tenon_proto::policy::Method;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -121,14 +118,6 @@ impl Onboarding {
             };
             result?;
         }
-    }
-
-    fn auth(&self, tenant: TenantId) -> UserServiceClient<Peer> {
-        UserServiceClient::new(self.auth.clone().acting_for(tenant, &[]))
-    }
-
-    fn billing(&self, tenant: TenantId) -> SubscriptionServiceClient<Peer> {
-        SubscriptionServiceClient::new(self.billing.clone().acting_for(tenant, &[]))
     }
 
     /// Goes on with sign-ups that a crash or an outage left between their steps, until stopped.

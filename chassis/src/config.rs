@@ -9,6 +9,7 @@ use crate::secret::{Key, Secret};
 /// The settings that every process of the mesh takes.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Mesh")]
+#[group(skip)]
 pub struct Config {
     /// The address to listen on; 0.0.0.0 in a container
     #[arg(long, env = "TENON_BIND", default_value = "127.0.0.1")]

@@ -1,17 +1,15 @@
 //! Refusals: google.rpc.Status with its details as JSON, and the HTTP status that goes with it.
 
-use std::{collections::HashMap, sync::LazyLock, time::Duration};
+use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage};
 use serde_json::{Value, json};
+use tenon_chassis::{Fault, fault::DOMAIN};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
-
-/// The domain of every ErrorInfo of the mesh.
-pub const DOMAIN: &str = "tenon.dev";
+use tonic_types::pb;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
 
@@ -38,27 +36,25 @@ pub struct Outcome {
 impl Refusal {
     /// A refusal with an ErrorInfo.
     #[must_use]
-    pub fn new(code: Code, reason: &str, message: impl Into<String>) -> Self {
-        let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-        Status::with_error_details(code, message, details).into()
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Fault::new(code, reason, message).into()
     }
 
     /// INVALID_ARGUMENT with one BadRequest field violation.
     #[must_use]
-    pub fn invalid(reason: &str, field: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::invalid_fields(reason, vec![FieldViolation::new(field, why)])
+    pub fn invalid(reason: &'static str, field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::invalid_fields(reason, vec![(field.into(), why.into())])
     }
 
-    /// INVALID_ARGUMENT with BadRequest field violations; the message tells the first.
+    /// INVALID_ARGUMENT with BadRequest field violations (field path, what is wrong); the message tells the first.
     #[must_use]
-    pub fn invalid_fields(reason: &str, violations: Vec<FieldViolation>) -> Self {
-        let message = violations.first().map_or_else(String::new, |first| match first.field.as_str() {
-            "" => first.description.clone(),
-            field => format!("{field}: {}", first.description),
-        });
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-        details.set_bad_request(violations);
-        Status::with_error_details(Code::InvalidArgument, message, details).into()
+    pub fn invalid_fields(reason: &'static str, violations: Vec<(String, String)>) -> Self {
+        let message = match violations.first() {
+            Some((field, why)) if !field.is_empty() => format!("{field}: {why}"),
+            Some((_, why)) => why.clone(),
+            None => String::new(),
+        };
+        Fault { violations, ..Fault::new(Code::InvalidArgument, reason, message) }.into()
     }
 
     /// Answers with this HTTP status instead of the code's own.
@@ -97,6 +93,12 @@ impl Refusal {
         to.extend(headers);
         response.extensions_mut().insert(Outcome { code: status.code(), reason: details.reason });
         response
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Status::from(fault).into()
     }
 }
 
@@ -208,6 +210,8 @@ pub fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::{ErrorDetails, StatusExt};
+
     use super::*;
 
     fn answer(refusal: impl Into<Refusal>) -> (u16, Value, http::HeaderMap) {

@@ -8,7 +8,6 @@ use prost_reflect::{
 };
 use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, value::MapAccessDeserializer};
 use serde_json::{Value as Json, json};
-use tonic_types::FieldViolation;
 
 use super::{JSON_DEPTH, text};
 use crate::errors::Refusal;
@@ -113,7 +112,7 @@ fn explain(
     }
     if faults.violations.is_empty() {
         // Two members of a oneof: the one fault that no field shows by itself.
-        faults.violations.push(FieldViolation::new("", Reworded(why).to_string()));
+        faults.violations.push((String::new(), Reworded(why).to_string()));
     }
     Refusal::invalid_fields(if faults.unknown { "UNKNOWN_FIELD" } else { "INVALID_FIELD" }, faults.violations)
 }
@@ -129,7 +128,7 @@ impl fmt::Display for Reworded<'_> {
 }
 
 struct Faults {
-    violations: Vec<FieldViolation>,
+    violations: Vec<(String, String)>,
     /// Whether the first violation is a field that is not known.
     unknown: bool,
 }
@@ -202,7 +201,7 @@ impl Faults {
 
     fn add(&mut self, path: &str, why: String) {
         if self.violations.len() < VIOLATIONS {
-            self.violations.push(FieldViolation::new(path, why));
+            self.violations.push((path.to_owned(), why));
         }
     }
 }

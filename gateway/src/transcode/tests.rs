@@ -1,5 +1,7 @@
 //! Tables of paths, queries and bodies, and round trips.
 
+use std::sync::LazyLock;
+
 use http::Method as Verb;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -13,8 +15,9 @@ use crate::{
     testing::contract,
 };
 
-fn routes() -> Routes {
-    Routes::load(&contract()).unwrap()
+fn routes() -> &'static Routes {
+    static ROUTES: LazyLock<Routes> = LazyLock::new(|| Routes::load(&contract()).unwrap());
+    &ROUTES
 }
 
 /// The request message as JSON, or `REASON field: why`.
@@ -36,7 +39,7 @@ fn request(routes: &Routes, verb: &str, uri: &str, body: &str) -> Result<Json, S
 }
 
 fn check(verb: &str, uri: &str, body: &str, expected: Result<Json, &str>) {
-    assert_eq!(request(&routes(), verb, uri, body), expected.map_err(str::to_owned), "{verb} {uri} {body}");
+    assert_eq!(request(routes(), verb, uri, body), expected.map_err(str::to_owned), "{verb} {uri} {body}");
 }
 
 #[test]
@@ -197,7 +200,7 @@ fn depth_is_bounded_in_json_and_on_the_wire() {
     check("POST", "/v1/things", &nest(99), refused.clone());
     check("POST", "/v1/things", &nest(60), refused.clone());
     check("POST", "/v1/things", &nest(5000), refused);
-    assert!(request(&routes(), "POST", "/v1/things", &nest(20)).is_ok());
+    assert!(request(routes(), "POST", "/v1/things", &nest(20)).is_ok());
     check("POST", "/v1/things", r#"{"text":"[[[[\"[[[["}"#, Ok(json!({"text": "[[[[\"[[[["})));
 }
 
@@ -234,17 +237,17 @@ proptest! {
     #[test]
     fn any_text_survives_path_query_and_body(text in "\\PC{1,40}", number: i64, real in proptest::num::f64::ANY) {
         let routes = routes();
-        let path = request(&routes, "GET", &format!("/v1/things/{}/by/1", encode(&text)), "").unwrap();
+        let path = request(routes, "GET", &format!("/v1/things/{}/by/1", encode(&text)), "").unwrap();
         prop_assert_eq!(&path["inner"]["text"], &json!(text));
-        let query = request(&routes, "GET", &format!("/v1/things?text={}&numbers={number}", encode(&text)), "").unwrap();
+        let query = request(routes, "GET", &format!("/v1/things?text={}&numbers={number}", encode(&text)), "").unwrap();
         prop_assert_eq!(&query["text"], &json!(text));
         prop_assert_eq!(&query["numbers"][0], &json!(number.to_string()));
         let sent = json!({"text": text, "int64": number.to_string(), "numbers": [number.to_string()]});
-        let body = request(&routes, "POST", "/v1/things", &sent.to_string()).unwrap();
+        let body = request(routes, "POST", "/v1/things", &sent.to_string()).unwrap();
         prop_assert_eq!(&body["text"], &json!(text));
         prop_assert_eq!(&body["numbers"][0], &json!(number.to_string()));
         if real.is_finite() {
-            let query = request(&routes, "GET", &format!("/v1/things?double={}", encode(&format!("{real:e}"))), "").unwrap();
+            let query = request(routes, "GET", &format!("/v1/things?double={}", encode(&format!("{real:e}"))), "").unwrap();
             prop_assert_eq!(query.get("double").and_then(Json::as_f64).unwrap_or_default(), real);
         }
     }

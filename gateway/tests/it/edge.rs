@@ -1,6 +1,9 @@
 //! What a client sees of the edge.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use http::Request;
 use serde_json::json;
@@ -82,6 +85,42 @@ async fn the_deadline_is_the_clients_and_the_call_is_cut() {
     let answer = house.send(Request::get("/v1/things/slow").header("x-request-timeout", "0.2"), "").await;
     assert_eq!((answer.status, answer.reason()), (504, "DEADLINE_EXCEEDED"));
     assert!(started.elapsed() < Duration::from_secs(5));
+    until(|| house.cut.load(Ordering::SeqCst) == 1).await;
+
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let before = house.cut.load(Ordering::SeqCst);
+        let mut gone = TcpStream::connect(house.address).await.unwrap();
+        gone.write_all(format!("GET /v1/things/slow {version}\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(house.cut.load(Ordering::SeqCst), before);
+        drop(gone);
+        until(|| house.cut.load(Ordering::SeqCst) > before).await;
+    }
+}
+
+async fn until(done: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(5), async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("the call behind was not cut");
+}
+
+#[tokio::test]
+async fn headers_are_bounded() {
+    let house = House::open(&[]).await;
+    let answer = house.raw(&format!("GET /v1/things/a HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(100_000))).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let many: String = (0..200).map(|n| format!("x-{n}: a\r\n")).collect();
+    let answer = house.raw(&format!("GET /v1/things/a HTTP/1.1\r\n{many}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let both = "POST /v1/things HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}";
+    let answer = house.raw(both).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let hosts = "GET /v1/things/a HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n";
+    let answer = house.raw(hosts).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("INVALID_HOST"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,6 +1,15 @@
 //! An edge on a free port, the service behind it, two tenants and their tokens.
+#![expect(clippy::unwrap_used, reason = "a broken house is a failed test")]
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::Parser;
@@ -19,7 +28,10 @@ use tenon_proto::{
     policy::Contract,
     tenant::v1::{DirectoryEntry, LookupTenantRequest, lookup_tenant_request::Key, tenant::Status as TenantStatus},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 
@@ -43,6 +55,8 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
     pub(crate) edge: tokio::task::JoinHandle<()>,
+    /// Calls that the service was made to drop before it had answered.
+    pub(crate) cut: Arc<AtomicUsize>,
 }
 
 /// An answer: HTTP status, headers, JSON.
@@ -86,10 +100,15 @@ impl House {
         let urls = ["--auth-url", &url, "--tenant-url", &url];
         let settings = Settings::parse_from(fixed.iter().chain(&urls).chain(flags));
         let limits = accept::Limits::from(&settings.mesh);
-        let pool = contract.clone();
+        let (pool, cut) = (contract.clone(), Arc::new(AtomicUsize::new(0)));
+        let dropped = cut.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
-            let pool = pool.clone();
-            async move { Ok::<_, Infallible>(serve(&pool, request).await.unwrap_or_else(Status::into_http)) }
+            let (pool, cut) = (pool.clone(), Cut(Some(dropped.clone())));
+            async move {
+                let answer = serve(&pool, request).await.unwrap_or_else(Status::into_http);
+                cut.answered();
+                Ok::<_, Infallible>(answer)
+            }
         });
         tokio::spawn(accept::serve(listener, service, limits, CancellationToken::new()));
         let clock = Clock::default();
@@ -103,7 +122,7 @@ impl House {
         let gateway = Gateway::bind(settings.edge, &mesh, contract, upstreams).await.unwrap();
         let address = gateway.address().unwrap();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Self { address, clock, stop, edge }
+        Self { address, clock, stop, edge, cut }
     }
 
     pub(crate) async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
@@ -136,6 +155,15 @@ impl House {
         read(sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap()).await
     }
 
+    /// Sends bytes as they are; the first bytes of the answer.
+    pub(crate) async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        String::from_utf8(answer[..length].to_vec()).unwrap()
+    }
+
     pub(crate) fn token(&self, tenant: &str, roles: &[&str]) -> String {
         let now = self.clock.unix();
         let claims = json!({
@@ -152,6 +180,23 @@ impl House {
     }
 }
 
+/// Counts when it is dropped without an answer.
+struct Cut(Option<Arc<AtomicUsize>>);
+
+impl Cut {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 async fn read(response: Response<Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -165,11 +210,11 @@ async fn serve(contract: &Contract, request: Request<Incoming>) -> Result<Respon
     let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?.to_bytes();
     let message = body.slice(5..);
     match parts.uri.path() {
-        "/tenon.tenant.v1.DirectoryService/LookupTenant" => lookup(message).map(|entry| reply(entry.encode_to_vec())),
+        "/tenon.tenant.v1.DirectoryService/LookupTenant" => lookup(message).map(|entry| reply(&entry.encode_to_vec())),
         "/tenon.auth.v1.KeyService/GetJwks" => {
             let (kty, crv, alg) = ("OKP".to_owned(), "Ed25519".to_owned(), "EdDSA".to_owned());
             let (x, kid, r#use) = (PUBLIC.to_owned(), "k1".to_owned(), "sig".to_owned());
-            Ok(reply(Jwks { keys: vec![Jwk { kty, crv, x, kid, alg, r#use }] }.encode_to_vec()))
+            Ok(reply(&Jwks { keys: vec![Jwk { kty, crv, x, kid, alg, r#use }] }.encode_to_vec()))
         }
         path => {
             let Some(method) = contract.method(path) else { return Err(Status::unimplemented("no such method")) };
@@ -190,7 +235,7 @@ async fn echo(mut message: DynamicMessage, headers: &HeaderMap) -> Result<Respon
     }
     let lines = headers.iter().map(|(name, value)| Value::String(format!("{name}: {}", value.to_str().unwrap())));
     message.get_field_by_name_mut("texts").unwrap().as_list_mut().unwrap().extend(lines);
-    Ok(reply(message.encode_to_vec()))
+    Ok(reply(&message.encode_to_vec()))
 }
 
 fn lookup(message: Bytes) -> Result<DirectoryEntry, Status> {
@@ -207,11 +252,11 @@ fn lookup(message: Bytes) -> Result<DirectoryEntry, Status> {
     Ok(entry)
 }
 
-fn reply(message: Vec<u8>) -> Response<Body> {
+fn reply(message: &[u8]) -> Response<Body> {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).unwrap());
-    frame.put_slice(&message);
+    frame.put_slice(message);
     let trailers = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
     let frames = [Ok::<_, Infallible>(Frame::data(frame.freeze())), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(Body::new(StreamBody::new(futures::stream::iter(frames))));

@@ -8,10 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tenon_chassis::{Caller, Db, Mesh, TenantId, client::Peer, secret::Sealer};
-use tenon_proto::{
-    auth::v1::user_service_client::UserServiceClient,
-    billing::v1::subscription_service_client::SubscriptionServiceClient, policy::Method,
-};
+use tenon_proto::policy::Method;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -69,10 +66,11 @@ impl Onboarding {
         if let Some(key) = &key
             && let Some((tenant, known)) = self.known(key).await?
         {
-            return if known == hash { self.advance(caller, tenant).await } else { Err(Error::KeyReused) };
+            return if known == hash { self.advance(&unbound(caller), tenant).await } else { Err(Error::KeyReused) };
         }
         let tenant = TenantId::new(self.db.clock());
-        let caller = Caller { idempotency: None, ..caller.clone() }.acting_for(tenant)?;
+        // A sign-up is for a tenant that is not there yet, whatever host it comes in on.
+        let caller = Caller { idempotency: None, ..unbound(caller) }.acting_for(tenant)?;
         let sealed = self.sealer.seal(&model::purpose(tenant), &admin.to_bytes());
         let mut tx = self.db.begin(&caller).await?;
         tenants::insert(&mut tx, &choice).await?;
@@ -81,7 +79,7 @@ impl Onboarding {
             Err(error) if matches!(&error, Error::Db(db) if db.constraint() == Some("onboardings_key")) => {
                 drop(tx);
                 let (tenant, _) = self.known(&key.unwrap_or_default()).await?.ok_or(error)?;
-                return self.advance(&caller_without_tenant(&caller), tenant).await;
+                return self.advance(&unbound(&caller), tenant).await;
             }
             result => result?,
         }
@@ -123,14 +121,6 @@ impl Onboarding {
         }
     }
 
-    fn auth(&self, tenant: TenantId) -> UserServiceClient<Peer> {
-        UserServiceClient::new(self.auth.clone().acting_for(tenant, &[]))
-    }
-
-    fn billing(&self, tenant: TenantId) -> SubscriptionServiceClient<Peer> {
-        SubscriptionServiceClient::new(self.billing.clone().acting_for(tenant, &[]))
-    }
-
     /// Goes on with sign-ups that a crash or an outage left between their steps, until stopped.
     pub async fn resume(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(RESUME_EVERY)).await.is_some() {
@@ -160,6 +150,6 @@ impl Onboarding {
     }
 }
 
-fn caller_without_tenant(caller: &Caller) -> Caller {
+fn unbound(caller: &Caller) -> Caller {
     Caller { tenant_id: None, ..caller.clone() }
 }

@@ -1,8 +1,11 @@
 //! What each step of a sign-up does: a call or a change, and the mark that it is done.
 
 use serde_json::json;
-use tenon_chassis::{Caller, Fault, TenantId, TenantTx};
-use tenon_proto::{auth::v1::ProvisionAdminRequest, billing::v1::ProvisionSubscriptionRequest};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, client::Peer};
+use tenon_proto::{
+    auth::v1::{ProvisionAdminRequest, user_service_client::UserServiceClient},
+    billing::v1::{ProvisionSubscriptionRequest, subscription_service_client::SubscriptionServiceClient},
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -17,6 +20,14 @@ use crate::{error::Error, tenants::store as tenants};
 const FIRST_PLAN: &str = "free";
 
 impl Onboarding {
+    fn auth(&self, tenant: TenantId) -> UserServiceClient<Peer> {
+        UserServiceClient::new(self.auth.clone().acting_for(tenant, &[]))
+    }
+
+    fn billing(&self, tenant: TenantId) -> SubscriptionServiceClient<Peer> {
+        SubscriptionServiceClient::new(self.billing.clone().acting_for(tenant, &[]))
+    }
+
     pub(super) async fn make_admin(&self, caller: &Caller, tenant: TenantId, at: &Standing) -> Result<(), Error> {
         let sealed = at.sealed_admin.as_deref().ok_or(Error::Corrupt("sealed sign-up"))?;
         let admin = Admin::from_bytes(&self.sealer.open(&purpose(tenant), sealed)?)?;

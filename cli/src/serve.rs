@@ -11,6 +11,7 @@ use tenon_chassis::{
     server::{Admin, Server},
     telemetry,
 };
+use tenon_gateway::{Gateway, Upstream};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -32,7 +33,7 @@ pub(crate) enum Target {
     /// Workflows: templates and their runs
     Workflow(Box<One<pending::Workflow>>),
     /// The edge: HTTP/JSON in, gRPC out
-    Gateway(Box<One<pending::Gateway>>),
+    Gateway(Box<One<tenon_gateway::Config>>),
     /// Every part in one process
     All(Box<All>),
 }
@@ -60,7 +61,7 @@ pub(crate) struct All {
     #[command(flatten)]
     pub(crate) workflow: pending::Workflow,
     #[command(flatten)]
-    pub(crate) gateway: pending::Gateway,
+    pub(crate) gateway: tenon_gateway::Config,
 }
 
 /// One part of the mesh, with its settings.
@@ -69,7 +70,7 @@ pub(crate) enum Part {
     Tenant(tenon_tenant::Config),
     Billing(tenon_billing::Config),
     Workflow(pending::Workflow),
-    Gateway(pending::Gateway),
+    Gateway(tenon_gateway::Config),
 }
 
 impl All {
@@ -116,9 +117,7 @@ impl Part {
             Self::Tenant(config) => Bound::Service(tenon_tenant::bind(mesh, config).await?),
             Self::Billing(config) => Bound::Service(tenon_billing::bind(mesh, config).await?),
             Self::Workflow(_) => Bound::Pending(tokio::net::TcpListener::bind(mesh.config.listen("workflow")).await?),
-            Self::Gateway(config) => {
-                Bound::Pending(tokio::net::TcpListener::bind((mesh.config.bind, config.edge_port)).await?)
-            }
+            Self::Gateway(config) => Bound::Edge(edge(mesh, config.clone()).await?),
         })
     }
 }
@@ -126,7 +125,19 @@ impl Part {
 /// A part that has its port.
 enum Bound {
     Service(Server),
+    Edge(Gateway),
     Pending(tokio::net::TcpListener),
+}
+
+/// The edge in front of every service of the mesh.
+async fn edge(mesh: &Mesh, config: tenon_gateway::Config) -> Result<Gateway> {
+    let upstream = |service: &str| Upstream {
+        prefix: format!("tenon.{service}."),
+        audience: service.to_owned(),
+        url: mesh.config.url(service),
+    };
+    let upstreams = Config::SERVICES.into_iter().map(upstream).collect();
+    Ok(Gateway::bind(config, mesh, mesh.contract.clone(), upstreams).await?)
 }
 
 /// Serves until SIGTERM or Ctrl-C.
@@ -193,6 +204,7 @@ impl Running {
     fn start(&mut self, bound: Bound) {
         match bound {
             Bound::Service(server) => drop(self.services.spawn(server.serve(self.ends[1].clone()))),
+            Bound::Edge(gateway) => drop(self.edge.spawn(gateway.serve(self.ends[0].clone()))),
             Bound::Pending(listener) => drop(self.edge.spawn({
                 let stop = self.ends[0].clone();
                 async move {
@@ -243,11 +255,5 @@ mod pending {
     pub(crate) struct Workflow {
         #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
         pub(crate) workflow_db_password: tenon_chassis::secret::Secret,
-    }
-    #[derive(Debug, Clone, clap::Args)]
-    #[group(skip)]
-    pub(crate) struct Gateway {
-        #[arg(long, env = "TENON_EDGE_PORT", default_value_t = 8080)]
-        pub(crate) edge_port: u16,
     }
 }

@@ -4,4 +4,5 @@ mod harness;
 
 mod deploy;
 mod dev;
+mod tidy;
 mod walk;

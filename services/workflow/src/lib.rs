@@ -1,1 +1,3 @@
 //! The workflow service.
+
+pub mod asl;

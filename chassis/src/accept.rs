@@ -1,0 +1,143 @@
+//! The accept loop of every port: bounded connections, GOAWAY when one is old, and a drain that lets calls end.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use rand::Rng;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+
+use crate::config::Config;
+
+/// A client that has not sent its headers by now is let go (slow-header attack).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An HTTP/2 connection that does not answer a ping in time is dead.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams of one HTTP/2 connection.
+const MAX_STREAMS: u32 = 1_000;
+/// Bytes of all headers of one request.
+const MAX_HEADERS: u32 = 32 * 1024;
+
+/// The numbers of one port.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_connections: usize,
+    /// When a connection is asked to go; each gets up to a tenth more or less, so that they don't all come at once.
+    pub connection_age: Duration,
+    /// How long calls in flight may take to end.
+    pub drain: Duration,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        Self {
+            max_connections: config.max_connections,
+            connection_age: Duration::from_secs(config.connection_age_s),
+            drain: Duration::from_secs(config.drain_s),
+        }
+    }
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// The system's, with the address put in front.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    TcpListener::bind(address).await.map_err(named)
+}
+
+/// Serves HTTP/1.1 and HTTP/2 (prior knowledge) until stopped, then drains. Each request carries its peer's
+/// `SocketAddr` as an extension.
+pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let connections = TaskTracker::new();
+    let builder = builder();
+    while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, mostly: room comes when a connection ends.
+                tracing::warn!(%error, "connection was not accepted");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (builder, service, stop) = (builder.clone(), service.clone(), stop.clone());
+        connections.spawn(async move {
+            connection(builder, stream, peer, service, limits.connection_age, stop).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if timeout(limits.drain, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "drain time is over; what is left is cut");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .adaptive_window(true);
+    builder
+}
+
+async fn connection<S, B>(
+    builder: Builder<TokioExecutor>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+    age: Duration,
+    stop: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let _ = stream.set_nodelay(true);
+    let service = tower::util::MapRequest::new(service, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        request
+    });
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(serving);
+    let age = age.mul_f64(rand::rng().random_range(0.9..1.1));
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        () = sleep(age) => {}
+        () = stop.cancelled() => {}
+    }
+    // GOAWAY on HTTP/2, `connection: close` on HTTP/1.1; what is in flight goes on.
+    serving.as_mut().graceful_shutdown();
+    let _ = serving.await;
+}

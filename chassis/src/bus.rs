@@ -1,0 +1,175 @@
+//! The bus: events that committed with their change, handed to consumers once each, by the outbox itself or JetStream.
+
+mod jetstream;
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    Clock, EventId, SystemTx, TenantId,
+    db::{Db, Error, store},
+    pulse::Beat,
+    telemetry,
+};
+pub use jetstream::{ConnectError as JetStreamError, JetStream};
+
+/// The type of the event that carries use of a meter: `{"meter": "workflow_runs", "quantity": 1}`.
+pub const USAGE_RECORDED: &str = "tenon.usage.recorded.v1";
+/// The channel that wakes consumers.
+pub const CHANNEL: &str = "tenon_bus";
+/// Events that are handled in one transaction at most.
+const BATCH: i64 = 500;
+/// How long a consumer sleeps when no beat wakes it.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long it waits after an error.
+const BACKOFF: Duration = Duration::from_millis(500);
+
+/// A fact, with the attributes of CloudEvents 1.0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub id: EventId,
+    pub tenant: TenantId,
+    /// The CloudEvents `type`, `tenon.workflow.run.created.v1`.
+    pub kind: String,
+    /// The service that it comes from.
+    pub source: String,
+    /// What it is about, a resource name.
+    pub subject: String,
+    pub data: serde_json::Value,
+    pub traceparent: Option<String>,
+    pub time: DateTime<Utc>,
+}
+
+impl Event {
+    /// A new event of the current trace.
+    #[must_use]
+    pub fn new(
+        clock: &Clock,
+        source: &str,
+        tenant: TenantId,
+        (kind, subject): (&str, String),
+        data: serde_json::Value,
+    ) -> Self {
+        let (id, time, traceparent) = (EventId::new(clock), clock.now(), telemetry::traceparent());
+        Self { id, tenant, kind: kind.to_owned(), source: source.to_owned(), subject, data, traceparent, time }
+    }
+}
+
+/// Where events travel.
+#[derive(Clone)]
+pub enum Bus {
+    /// Consumers read the outbox table.
+    Outbox,
+    /// A relay publishes the outbox; consumers are durable JetStream consumers.
+    JetStream(Box<JetStream>),
+}
+
+/// Handles events in a transaction that also remembers that they were handled.
+pub trait Handle: Send + Sync + 'static {
+    /// `events` come in commit order per source and each exactly once. An error rolls all of them back and they come
+    /// again: return one only for what may pass.
+    fn handle<'a>(&'a self, tx: &'a mut SystemTx, events: &'a [Event]) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// A named reader of some types of events.
+#[derive(Clone)]
+pub struct Consumer {
+    /// Unique over the mesh, `billing.usage`.
+    pub name: &'static str,
+    /// The types that it reads.
+    pub types: &'static [&'static str],
+    pub handler: Arc<dyn Handle>,
+}
+
+impl Bus {
+    /// Publishes a service's outbox where the bus is not the outbox itself, until stopped.
+    pub async fn relay(self, db: Db, stop: CancellationToken) {
+        let Self::JetStream(stream) = self else { return };
+        let mut beats = db.pulse().subscribe();
+        let name = format!("relay.{}", db.service);
+        while !stop.is_cancelled() {
+            let sent = stop.run_until_cancelled(jetstream::relay_batch(&db, &stream, &name)).await;
+            pause(sent, &name, &mut beats, &stop).await;
+        }
+    }
+
+    /// Runs a consumer until stopped. Any number of replicas may; one at a time handles.
+    pub async fn consume(self, db: Db, consumer: Consumer, stop: CancellationToken) {
+        match self {
+            Self::Outbox => {
+                let mut beats = db.pulse().subscribe();
+                while !stop.is_cancelled() {
+                    let handled = stop.run_until_cancelled(outbox_batch(&db, &consumer)).await;
+                    pause(handled, consumer.name, &mut beats, &stop).await;
+                }
+            }
+            Self::JetStream(stream) => jetstream::consume(db, *stream, consumer, stop).await,
+        }
+    }
+}
+
+/// Goes on at once after a full batch, on a beat after the last one, and later after an error.
+async fn pause(result: Option<Result<bool, Error>>, name: &str, beats: &mut Receiver<Beat>, stop: &CancellationToken) {
+    match result {
+        Some(Ok(true)) | None => {}
+        Some(Ok(false)) => {
+            let _ = stop.run_until_cancelled(tokio::time::timeout(IDLE, woken(beats))).await;
+        }
+        Some(Err(error)) => {
+            tracing::warn!(consumer = name, error = ?error, "events were not handled; they come again");
+            stop.run_until_cancelled(tokio::time::sleep(BACKOFF)).await;
+        }
+    }
+}
+
+async fn woken(beats: &mut Receiver<Beat>) {
+    loop {
+        match beats.recv().await {
+            Ok(Beat::Notified { channel, .. }) if channel != CHANNEL => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Handles one batch; true when there may be more at once.
+async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
+    let mut tx = db.system().await?;
+    let Some(position) = store::claim_cursor(&mut tx, consumer.name).await? else {
+        // Not there yet, or another replica is at it.
+        store::insert_cursor(&mut tx, consumer.name).await?;
+        tx.commit().await?;
+        return Ok(false);
+    };
+    let types: Vec<String> = consumer.types.iter().map(|kind| (*kind).to_owned()).collect();
+    let rows = store::list_events(&mut tx, position, (&types, ""), BATCH).await?;
+    let Some(last) = rows.last().map(|(position, _)| *position) else { return Ok(false) };
+    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    let events: Vec<Event> = rows.into_iter().map(|(_, event)| event).collect();
+    handle(&mut tx, consumer, events).await?;
+    store::update_cursor(&mut tx, consumer.name, (position, last)).await?;
+    tx.commit().await?;
+    Ok(full)
+}
+
+/// Hands over the events that the consumer has not seen. They join the trace of the first.
+async fn handle(tx: &mut SystemTx, consumer: &Consumer, events: Vec<Event>) -> Result<(), Error> {
+    let fresh = store::insert_seen(&mut *tx, consumer.name, &events).await?;
+    let events: Vec<Event> = events.into_iter().filter(|event| fresh.contains(&event.id.uuid())).collect();
+    let Some(first) = events.first() else { return Ok(()) };
+    let span = tracing::info_span!(
+        "consume",
+        otel.name = consumer.name,
+        otel.kind = "consumer",
+        messaging.batch.message_count = events.len()
+    );
+    if let Some(parent) = &first.traceparent {
+        telemetry::set_parent(&span, parent);
+    }
+    consumer.handler.handle(tx, &events).instrument(span).await
+}

@@ -1,0 +1,38 @@
+//! The only source of time: one clock, moved by tests, moves the whole product.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The system's clock, plus what a test has moved it by. Clones move together.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    ahead_ms: Arc<AtomicI64>,
+}
+
+impl Clock {
+    /// The time now, cut to microseconds as Postgres keeps it.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    pub fn now(&self) -> DateTime<Utc> {
+        let now = Utc::now() + TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        DateTime::from_timestamp_micros(now.timestamp_micros()).expect("the system's time is within chrono's range")
+    }
+
+    /// Seconds since 1970, as tokens carry it.
+    #[must_use]
+    pub fn unix(&self) -> i64 {
+        self.now().timestamp()
+    }
+
+    /// Moves this clock and its clones ahead.
+    pub fn advance(&self, by: Duration) {
+        self.ahead_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+}

@@ -8,10 +8,10 @@ use super::{
     failure::Failure,
     fields::integer,
     history::{self, Event},
-    jsonata::{self, Bindings, PAYLOAD_MAX_BYTES},
+    jsonata::{self, Bindings},
     model::{Kind, Retrier, Rule, Scope, Shape, State, Task, Until},
     parse::SECONDS_MAX,
-    template::{Template, size},
+    template::{Template, bounded},
 };
 
 /// States entered in a row before the others get their turn; bounds the work of one transaction.
@@ -249,12 +249,8 @@ impl<'h> Interpreter<'h> {
 
     /// Goes on with the result of a Task, a Parallel or a Map.
     pub(super) fn succeed(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>, result: Value) -> Turn {
-        let left = if size(&result) > PAYLOAD_MAX_BYTES {
-            let cause = format!("the result is larger than {PAYLOAD_MAX_BYTES} bytes");
-            Err(Failure::new(Failure::DATA_LIMIT_EXCEEDED, cause))
-        } else {
-            self.leave(state, flow, outer, Leave::normal(state, result.clone(), Some(result)))
-        };
+        let left = bounded("the result", &result)
+            .and_then(|()| self.leave(state, flow, outer, Leave::normal(state, result.clone(), Some(result))));
         left.unwrap_or_else(|failure| self.fail(state, flow, outer, failure))
     }
 
@@ -378,7 +374,7 @@ impl<'h> Interpreter<'h> {
             if let Some(error) = error {
                 states["errorOutput"] = error.clone();
             }
-            frame.bind(Bindings::new()).var("states", states)
+            frame.bind().var("states", states)
         };
         jsonata::Scope::new(gather, now, seed)
     }
@@ -415,9 +411,9 @@ impl Frame<'_> {
         self.item.or_else(|| self.outer.and_then(Frame::item))
     }
 
-    fn bind(&self, bindings: Bindings) -> Bindings {
-        let bindings = self.outer.map_or_else(Bindings::new, |outer| outer.bind(bindings));
-        self.variables.iter().fold(bindings, |bindings, (name, value)| bindings.var(name.clone(), value.clone()))
+    fn bind(&self) -> Bindings {
+        let outer = self.outer.map(Frame::bind).unwrap_or_default();
+        self.variables.iter().fold(outer, |bindings, (name, value)| bindings.var(name.clone(), value.clone()))
     }
 }
 

@@ -10,6 +10,9 @@ use super::{
     jsonata::{self, Expression, PAYLOAD_MAX_BYTES, Scope},
 };
 
+/// Levels of arrays and objects in a value that is handed on.
+const DEPTH_MAX: usize = 48;
+
 /// A compiled template.
 #[derive(Debug)]
 pub(super) enum Template {
@@ -73,10 +76,7 @@ impl Template {
     /// Its value with the variables of `scope`. `field` is named in the failure.
     pub(super) fn evaluate(&self, field: &str, scope: &Scope<'_>) -> Result<Value, Failure> {
         let value = self.value(field, scope)?;
-        if size(&value) > PAYLOAD_MAX_BYTES {
-            let cause = format!("{field} is larger than {PAYLOAD_MAX_BYTES} bytes");
-            return Err(Failure::new(Failure::DATA_LIMIT_EXCEEDED, cause));
-        }
+        bounded(field, &value)?;
         Ok(value)
     }
 
@@ -96,8 +96,29 @@ impl Template {
     }
 }
 
+/// Refuses values that are too large to be handed on, or nested so deep that the state of an execution could not be
+/// read back (serde_json reads 128 levels).
+pub(super) fn bounded(what: &str, value: &Value) -> Result<(), Failure> {
+    let cause = if size(value) > PAYLOAD_MAX_BYTES {
+        format!("{what} is larger than {PAYLOAD_MAX_BYTES} bytes")
+    } else if is_deeper(value, DEPTH_MAX) {
+        format!("{what} is nested deeper than {DEPTH_MAX} levels")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Failure::DATA_LIMIT_EXCEEDED, cause))
+}
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|field| is_deeper(field, levels - 1)),
+        _ => false,
+    }
+}
+
 /// About the length of a value as JSON text: escapes are not counted.
-pub(super) fn size(value: &Value) -> usize {
+fn size(value: &Value) -> usize {
     match value {
         Value::Null => 4,
         Value::Bool(_) => 5,

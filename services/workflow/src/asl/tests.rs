@@ -429,6 +429,15 @@ fn values_that_are_too_large_fail_the_state() {
     });
     let Outcome::Failed(failure) = run(&definition, json!({})).0 else { panic!("too large") };
     assert!(failure.cause.contains("size limit") || failure.error == "States.DataLimitExceeded", "{failure:?}");
+    let deepens = json!({
+        "StartAt": "A",
+        "States": {
+            "A": {"Type": "Pass", "Output": {"in": ["{% $states.input %}"]}, "Next": "A2"},
+            "A2": {"Type": "Pass", "Next": "A"}
+        }
+    });
+    let Outcome::Failed(failure) = run(&deepens, json!({})).0 else { panic!("too deep") };
+    assert_eq!(failure.error, "States.DataLimitExceeded");
     let (outcome, _) = run(
         &json!({"StartAt": "A", "States": {"A": {"Type": "Pass", "Output": "{% $states.context.Execution.Id & $states.context.StateMachine.Name %}", "End": true}}}),
         json!({}),

@@ -50,6 +50,14 @@ impl Caller {
         caller.ok_or_else(|| Fault::new(Code::Internal, "INTERNAL", "the request did not pass the guard"))
     }
 
+    /// Work of a service's own, which is no answer to a call: what it does in a tenant it does through `acting_for`.
+    #[must_use]
+    pub fn service(name: &str, method: &Arc<Method>) -> Self {
+        let principal = Principal::Service { name: name.to_owned() };
+        let (tenant_id, tenant, idempotency) = (None, None, None);
+        Self { principal, tenant_id, tenant, roles: Vec::new(), method: method.clone(), idempotency }
+    }
+
     /// The tenant that this call is for.
     ///
     /// # Errors

@@ -9,6 +9,9 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
+use prost_types::Timestamp;
+
+use crate::Fault;
 
 /// The system's clock, plus what a test has moved it by. Clones move together.
 #[derive(Debug, Clone, Default)]
@@ -41,4 +44,19 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         self.ahead_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
+}
+
+/// A time as the contracts carry it.
+#[must_use]
+pub fn timestamp(at: DateTime<Utc>) -> Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default();
+    Timestamp { seconds: at.timestamp(), nanos }
+}
+
+/// # Errors
+/// INVALID_FIELD when it is outside the range of google.protobuf.Timestamp.
+pub fn time(field: &str, at: Timestamp) -> Result<DateTime<Utc>, Fault> {
+    let nanos = u32::try_from(at.nanos).ok();
+    let time = nanos.and_then(|nanos| DateTime::from_timestamp(at.seconds, nanos));
+    time.ok_or_else(|| Fault::invalid(field, "must be a time between the years 1 and 9999"))
 }

@@ -96,13 +96,8 @@ impl Db {
     /// Opens both pools; connections are made when they are needed.
     ///
     /// # Errors
-    /// When no database is configured, its URL is malformed, or its schema is behind this binary.
-    pub async fn open(
-        config: &Config,
-        service: &'static str,
-        password: &Secret,
-        clock: Clock,
-    ) -> Result<Self, OpenError> {
+    /// When no database is configured or its URL is malformed.
+    pub fn open(config: &Config, service: &'static str, password: &Secret, clock: Clock) -> Result<Self, OpenError> {
         let url = config.database_url.as_deref().ok_or(OpenError::NotConfigured)?;
         let options: PgConnectOptions = url.parse().map_err(OpenError::Url)?;
         let options = options.password(password.expose()).application_name(service).statement_cache_capacity(256);

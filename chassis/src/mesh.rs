@@ -38,6 +38,8 @@ pub struct Shared {
     pub limiter: Arc<Limiter>,
     /// Every background task of the process; waited for at the end.
     pub tasks: TaskTracker,
+    /// Begins the end: what servers are to be stopped by, and what endless streams end at.
+    pub draining: CancellationToken,
     /// Ends background tasks, after the servers have drained.
     pub stop: CancellationToken,
     channels: [(&'static str, Channel); 4],
@@ -86,7 +88,7 @@ impl Mesh {
         };
         let limiter = Arc::new(Limiter::connect(config.redis_url.as_deref(), clock.clone()).await?);
         let sealer = Sealer::new(&config.master_key);
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, draining, stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         tasks.spawn(directory.clone().watch(stop.clone()));
         let contract = Arc::new(Contract::embedded());
         Ok(Self(Arc::new(Shared {
@@ -100,6 +102,7 @@ impl Mesh {
             bus,
             limiter,
             tasks,
+            draining,
             stop,
             channels,
         })))

@@ -11,8 +11,36 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Mesh, accept, config::Config};
+use crate::{Db, Mesh, accept, bus::Consumer, config::Config, db::OpenError, secret::Secret};
 pub use layer::Guarded;
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    #[error(transparent)]
+    Port(#[from] io::Error),
+}
+
+/// Opens a service's database and keeps its background work going: the pulse, the relay of its outbox, its consumers.
+///
+/// # Errors
+/// When the database is not configured.
+pub fn open_db(
+    mesh: &Mesh,
+    name: &'static str,
+    password: &Secret,
+    consumers: impl FnOnce(&Db) -> Vec<Consumer>,
+) -> Result<Db, StartError> {
+    let db = Db::open(&mesh.config, name, password, mesh.clock.clone())?;
+    mesh.tasks.spawn(db.pulse().clone().run(mesh.stop.clone()));
+    mesh.tasks.spawn(mesh.bus.clone().relay(db.clone(), mesh.stop.clone()));
+    for consumer in consumers(&db) {
+        mesh.tasks.spawn(mesh.bus.clone().consume(db.clone(), consumer, mesh.stop.clone()));
+    }
+    Ok(db)
+}
 
 /// A service that listens but does not serve yet.
 pub struct Server {

@@ -9,13 +9,8 @@ use tenon_chassis::secret::Secret;
 #[group(id = "workflow")]
 pub struct Config {
     /// The password of the database roles tenon_workflow and tenon_workflow_system
-    #[arg(
-        id = "workflow_db_password",
-        long = "workflow-db-password",
-        env = "TENON_WORKFLOW_DB_PASSWORD",
-        hide_env_values = true
-    )]
-    pub db_password: Secret,
+    #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
+    pub workflow_db_password: Secret,
     /// Partitions that runs are spread over; engines share them. Raise it before there are more engines than partitions
     #[arg(long, env = "TENON_WORKFLOW_PARTITIONS", default_value_t = 64, value_parser = clap::value_parser!(i16).range(1..))]
     pub workflow_partitions: i16,

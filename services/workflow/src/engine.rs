@@ -20,7 +20,7 @@ use moka::sync::Cache;
 use tenon_chassis::{Db, Mesh, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span};
@@ -29,7 +29,6 @@ use uuid::Uuid;
 use crate::{
     asl::{Input, Machine},
     config::Config,
-    error::Error,
     tasks::Tasks,
 };
 use active::{Active, Key};
@@ -85,16 +84,12 @@ pub struct Engine {
 
 impl Engine {
     /// An engine that owns nothing yet.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Result<Self, Error> {
-        let mut tx = db.system().await?;
-        store::insert_partitions(&mut tx, config.workflow_partitions).await?;
-        let time = Time::new(store::get_time(&mut tx).await?, db.clock().clone());
-        tx.commit().await?;
+    #[must_use]
+    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Self {
         let tasks = Arc::new(Tasks::new(mesh.clone(), config.workflow_calls));
-        Ok(Self {
+        // Set again before any work is done.
+        let time = Time::new(db.clock().now(), db.clock().clone());
+        Self {
             id: id::uuid_v7(db.clock()),
             db,
             config,
@@ -108,12 +103,15 @@ impl Engine {
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
             stop: CancellationToken::new(),
-        })
+        }
     }
 
     /// Works until stopped; then finishes the commit at hand and gives its partitions back.
     pub async fn run(mut self, stop: CancellationToken) {
         self.stop = stop.clone();
+        while !stop.is_cancelled() && !self.prepared().await {
+            stop.run_until_cancelled(sleep(LOOK_EVERY)).await;
+        }
         let heart = TaskTracker::new();
         let beating = CancellationToken::new();
         // An engine that ends in any way, by a panic too, shows no more signs of life.

@@ -1,4 +1,4 @@
-//! The workflow service: publishes templates in Amazon States Language and runs them, durably.
+//! Workflows: templates in Amazon States Language, and the durable runs that execute them.
 
 pub mod asl;
 pub mod config;
@@ -9,74 +9,35 @@ pub mod runs;
 pub mod tasks;
 pub mod workflows;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use tenon_chassis::{Db, Mesh, db::OpenError, server::Server};
-use tenon_proto::workflow::v1::{run_service_server, workflow_service_server};
-use tokio_util::sync::CancellationToken;
+use tenon_chassis::{
+    Mesh,
+    server::{Server, StartError, open_db},
+};
+use tenon_proto::workflow::v1::{
+    run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
+    workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
+};
 use tonic::service::Routes;
 
-use config::Config;
-use engine::{Engine, Waker};
-use runs::rpc::Runs;
-use workflows::rpc::Workflows;
+pub use config::Config;
 
-/// The name of the service: its part of the contract, its database roles and its tokens.
+/// The part's name: its role, its schema, its `aud`.
 pub const NAME: &str = "workflow";
 
-/// Why the service cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error("the engine cannot start: {0:?}")]
-    Engine(#[from] error::Error),
-    #[error("the port of workflow cannot be opened: {0}")]
-    Bind(#[from] io::Error),
-}
-
-/// The service, listening but not serving yet.
-pub struct Service {
-    mesh: Mesh,
-    db: Db,
-    server: Server,
-    engine: Engine,
-}
-
-impl Service {
-    /// Opens the database and the port.
-    ///
-    /// # Errors
-    /// When either cannot be opened.
-    pub async fn start(mesh: &Mesh, config: Config) -> Result<Self, StartError> {
-        let db = Db::open(&mesh.config, NAME, &config.db_password, mesh.clock.clone()).await?;
-        let waker = Arc::new(Waker::new(db.clone()));
-        let runs = Runs { db: db.clone(), partitions: config.workflow_partitions, waker: waker.clone() };
-        let workflows = Workflows { db: db.clone(), contract: mesh.contract.clone() };
-        let routes = Routes::new(workflow_service_server::WorkflowServiceServer::new(workflows))
-            .add_service(run_service_server::RunServiceServer::new(runs));
-        let services = vec![workflow_service_server::SERVICE_NAME, run_service_server::SERVICE_NAME];
-        let engine = Engine::new(mesh, db.clone(), config, waker).await?;
-        let server = Server::bind(mesh, NAME, routes, services).await?;
-        Ok(Self { mesh: mesh.clone(), db, server, engine })
-    }
-
-    /// Whether the database answers.
-    #[must_use]
-    pub fn db(&self) -> &Db {
-        &self.db
-    }
-
-    /// Serves until stopped; then drains calls, ends the engine's turn and closes the database.
-    pub async fn serve(self, stop: CancellationToken) {
-        let Self { mesh, db, server, engine } = self;
-        // Beats and the relay go on while the rest drains: what it commits must be heard.
-        let last = CancellationToken::new();
-        let pulse = mesh.tasks.spawn(db.pulse().clone().run(last.clone()));
-        let relay = mesh.tasks.spawn(mesh.bus.clone().relay(db.clone(), last.clone()));
-        tokio::join!(server.serve(stop.clone()), engine.run(stop));
-        last.cancel();
-        let _ = tokio::join!(pulse, relay);
-        db.close().await;
-    }
+/// Opens the service's port and database, and starts the engine; it serves when `Server::serve` is called.
+///
+/// # Errors
+/// When the database is not configured or the port is taken.
+pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
+    let db = open_db(mesh, NAME, &config.workflow_db_password, |_| Vec::new())?;
+    let waker = Arc::new(engine::Waker::new(db.clone()));
+    let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
+    let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let routes = Routes::new(WorkflowServiceServer::new(workflows)).add_service(RunServiceServer::new(runs));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS]).await?;
+    let engine = engine::Engine::new(mesh, db, config.clone(), waker);
+    mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    Ok(server)
 }

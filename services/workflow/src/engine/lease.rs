@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Engine, quiet, store};
+use super::{Engine, quiet, store, time::Time};
 use crate::error::Error;
 
 /// Shows signs of life until stopped.
@@ -27,6 +27,27 @@ pub(super) async fn heartbeat(db: Db, engine: Uuid, lease: Duration, stop: Cance
 }
 
 impl Engine {
+    /// Makes the partitions and asks the database for its time. False when it has to be tried again.
+    pub(super) async fn prepared(&mut self) -> bool {
+        let prepared = async {
+            let mut tx = self.db.system().await?;
+            store::insert_partitions(&mut tx, self.config.workflow_partitions).await?;
+            let now = store::get_time(&mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(now)
+        };
+        match prepared.instrument(quiet()).await {
+            Ok(now) => {
+                self.time = Time::new(now, self.db.clock().clone());
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the engine cannot start yet");
+                false
+            }
+        }
+    }
+
     /// Takes its share of the partitions, and gives back what is more. True when it took some: there may be runs.
     pub(super) async fn balance(&mut self) -> bool {
         match self.rebalanced().await {

@@ -1,9 +1,9 @@
 //! RunService.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenon_chassis::{Caller, Db, Fault, caller::Principal, paging::Page, telemetry};
+use tenon_chassis::{Caller, Fault, caller::Principal, clock::timestamp, paging::Page, telemetry};
 use tenon_proto::workflow::v1::{
     CancelRunRequest, CreateRunRequest, GetRunRequest, HistoryEvent, ListRunHistoryRequest, ListRunHistoryResponse,
     ListRunsRequest, ListRunsResponse, Run, run::State, run_service_server::RunService,
@@ -12,22 +12,16 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    Runs,
     model::{self, Filter, NewRun, RunId},
     store,
 };
-use crate::{engine::Waker, error::Error, json as pb_json, workflows, workflows::rpc::timestamp};
+use crate::{error::Error, json as pb_json, workflows};
 
 /// How long CancelRun waits for the engine: pauses in milliseconds.
 const CANCEL_PAUSES_MS: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 725];
 /// Characters of a reason.
 const REASON_MAX: usize = 500;
-
-/// The service with what it needs.
-pub struct Runs {
-    pub db: Db,
-    pub partitions: i16,
-    pub waker: Arc<Waker>,
-}
 
 #[tonic::async_trait]
 impl RunService for Runs {

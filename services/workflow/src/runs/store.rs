@@ -7,7 +7,7 @@ use super::model::{Filter, HistoryEvent, NewRun, Run, RunId, State};
 use crate::error::Error;
 
 /// Adds a run that waits for the engine.
-pub async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Run, Error> {
+pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Run, Error> {
     let row = sqlx::query_as!(
         Run,
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, input, created_by, roles,
@@ -28,7 +28,7 @@ pub async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Run, Error> {
     Ok(row.fetch_one(tx).await?)
 }
 
-pub async fn get(tx: &mut TenantTx, id: RunId) -> Result<Option<Run>, Error> {
+pub(crate) async fn get(tx: &mut TenantTx, id: RunId) -> Result<Option<Run>, Error> {
     let row = sqlx::query_as!(
         Run,
         "select id, workflow_id, version, entity_id, state, input, output, error, cause, created_at, ended_at
@@ -40,7 +40,12 @@ pub async fn get(tx: &mut TenantTx, id: RunId) -> Result<Option<Run>, Error> {
 }
 
 /// The newest first, those before `before`.
-pub async fn list(tx: &mut TenantTx, filter: &Filter, before: Option<Uuid>, limit: i64) -> Result<Vec<Run>, Error> {
+pub(crate) async fn list(
+    tx: &mut TenantTx,
+    filter: &Filter,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Run>, Error> {
     let rows = sqlx::query_as!(
         Run,
         "select id, workflow_id, version, entity_id, state, input, output, error, cause, created_at, ended_at
@@ -59,7 +64,7 @@ pub async fn list(tx: &mut TenantTx, filter: &Filter, before: Option<Uuid>, limi
 }
 
 /// Asks the engine to cancel a run; one that has ended stays as it is.
-pub async fn update_cancel_reason(tx: &mut TenantTx, id: RunId, reason: &str) -> Result<(), Error> {
+pub(crate) async fn update_cancel_reason(tx: &mut TenantTx, id: RunId, reason: &str) -> Result<(), Error> {
     sqlx::query!(
         "update workflow.runs set cancel_reason = $3, due_at = now()
          where tenant_id = $1 and id = $2 and state = 'RUNNING' and cancel_reason is null",
@@ -73,7 +78,12 @@ pub async fn update_cancel_reason(tx: &mut TenantTx, id: RunId, reason: &str) ->
 }
 
 /// The oldest first, those after `after`.
-pub async fn list_history(tx: &mut TenantTx, id: RunId, after: i64, limit: i64) -> Result<Vec<HistoryEvent>, Error> {
+pub(crate) async fn list_history(
+    tx: &mut TenantTx,
+    id: RunId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<HistoryEvent>, Error> {
     let rows = sqlx::query_as!(
         HistoryEvent,
         "select id, previous_id, type as kind, state, details, time from workflow.history

@@ -1,26 +1,14 @@
 //! WorkflowService.
 
-use std::sync::Arc;
-
-use prost_types::Timestamp;
-use tenon_chassis::{Caller, Db, Fault, paging::Page};
-use tenon_proto::{
-    policy::Contract,
-    workflow::v1::{
-        CreateWorkflowRequest, GetWorkflowRequest, ListWorkflowsRequest, ListWorkflowsResponse, Workflow,
-        workflow_service_server::WorkflowService,
-    },
+use tenon_chassis::{Caller, Fault, clock::timestamp, paging::Page};
+use tenon_proto::workflow::v1::{
+    CreateWorkflowRequest, GetWorkflowRequest, ListWorkflowsRequest, ListWorkflowsResponse, Workflow,
+    workflow_service_server::WorkflowService,
 };
 use tonic::{Request, Response, Status};
 
-use super::{model, store};
+use super::{Workflows, model, store};
 use crate::{asl, error::Error, json, tasks};
-
-/// The service with what it needs.
-pub struct Workflows {
-    pub db: Db,
-    pub contract: Arc<Contract>,
-}
 
 #[tonic::async_trait]
 impl WorkflowService for Workflows {
@@ -75,9 +63,4 @@ impl From<model::Workflow> for Workflow {
         let create_time = Some(timestamp(row.created_at));
         Self { name: format!("workflows/{}", row.workflow_id), version: row.version, definition, create_time }
     }
-}
-
-pub(crate) fn timestamp(at: chrono::DateTime<chrono::Utc>) -> Timestamp {
-    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default();
-    Timestamp { seconds: at.timestamp(), nanos }
 }

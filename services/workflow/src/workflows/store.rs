@@ -6,7 +6,11 @@ use super::model::Workflow;
 use crate::error::Error;
 
 /// Adds the next version, or returns the latest when its definition is the same.
-pub async fn insert(tx: &mut TenantTx, workflow_id: &str, definition: &serde_json::Value) -> Result<Workflow, Error> {
+pub(crate) async fn insert(
+    tx: &mut TenantTx,
+    workflow_id: &str,
+    definition: &serde_json::Value,
+) -> Result<Workflow, Error> {
     let tenant = tx.tenant().uuid();
     // One publisher at a time: two would take the same number.
     sqlx::query!(
@@ -36,7 +40,7 @@ pub async fn insert(tx: &mut TenantTx, workflow_id: &str, definition: &serde_jso
 }
 
 /// The latest version.
-pub async fn get(tx: &mut TenantTx, workflow_id: &str) -> Result<Option<Workflow>, Error> {
+pub(crate) async fn get(tx: &mut TenantTx, workflow_id: &str) -> Result<Option<Workflow>, Error> {
     let row = sqlx::query_as!(
         Workflow,
         "select workflow_id, version, definition, created_at from workflow.workflows
@@ -48,7 +52,7 @@ pub async fn get(tx: &mut TenantTx, workflow_id: &str) -> Result<Option<Workflow
 }
 
 /// The latest version of each workflow, by id.
-pub async fn list(tx: &mut TenantTx, after: &str, limit: i64) -> Result<Vec<Workflow>, Error> {
+pub(crate) async fn list(tx: &mut TenantTx, after: &str, limit: i64) -> Result<Vec<Workflow>, Error> {
     let rows = sqlx::query_as!(
         Workflow,
         "select distinct on (workflow_id) workflow_id, version, definition, created_at from workflow.workflows

@@ -31,7 +31,7 @@ pub(crate) enum Target {
     /// Billing: plans, subscriptions, usage, previews of invoices
     Billing(Box<One<tenon_billing::Config>>),
     /// Workflows: templates and their runs
-    Workflow(Box<One<pending::Workflow>>),
+    Workflow(Box<One<tenon_workflow::Config>>),
     /// The edge: HTTP/JSON in, gRPC out
     Gateway(Box<One<tenon_gateway::Config>>),
     /// Every part in one process
@@ -59,7 +59,7 @@ pub(crate) struct All {
     #[command(flatten)]
     pub(crate) billing: tenon_billing::Config,
     #[command(flatten)]
-    pub(crate) workflow: pending::Workflow,
+    pub(crate) workflow: tenon_workflow::Config,
     #[command(flatten)]
     pub(crate) gateway: tenon_gateway::Config,
 }
@@ -69,7 +69,7 @@ pub(crate) enum Part {
     Auth(tenon_auth::Config),
     Tenant(tenon_tenant::Config),
     Billing(tenon_billing::Config),
-    Workflow(pending::Workflow),
+    Workflow(tenon_workflow::Config),
     Gateway(tenon_gateway::Config),
 }
 
@@ -106,7 +106,7 @@ impl Part {
             Self::Auth(config) => Some((tenon_auth::NAME, &config.auth_db_password)),
             Self::Tenant(config) => Some((tenon_tenant::NAME, &config.tenant_db_password)),
             Self::Billing(config) => Some((tenon_billing::NAME, &config.billing_db_password)),
-            Self::Workflow(config) => Some(("workflow", &config.workflow_db_password)),
+            Self::Workflow(config) => Some((tenon_workflow::NAME, &config.workflow_db_password)),
             Self::Gateway(_) => None,
         }
     }
@@ -116,7 +116,7 @@ impl Part {
             Self::Auth(config) => Bound::Service(tenon_auth::bind(mesh, config).await?),
             Self::Tenant(config) => Bound::Service(tenon_tenant::bind(mesh, config).await?),
             Self::Billing(config) => Bound::Service(tenon_billing::bind(mesh, config).await?),
-            Self::Workflow(_) => Bound::Pending(tokio::net::TcpListener::bind(mesh.config.listen("workflow")).await?),
+            Self::Workflow(config) => Bound::Service(tenon_workflow::bind(mesh, config).await?),
             Self::Gateway(config) => Bound::Edge(edge(mesh, config.clone()).await?),
         })
     }
@@ -126,7 +126,6 @@ impl Part {
 enum Bound {
     Service(Server),
     Edge(Gateway),
-    Pending(tokio::net::TcpListener),
 }
 
 /// The edge in front of every service of the mesh.
@@ -205,13 +204,6 @@ impl Running {
         match bound {
             Bound::Service(server) => drop(self.services.spawn(server.serve(self.ends[1].clone()))),
             Bound::Edge(gateway) => drop(self.edge.spawn(gateway.serve(self.ends[0].clone()))),
-            Bound::Pending(listener) => drop(self.edge.spawn({
-                let stop = self.ends[0].clone();
-                async move {
-                    stop.cancelled().await;
-                    drop(listener);
-                }
-            })),
         }
     }
 
@@ -247,13 +239,4 @@ pub(crate) fn on_signal(stop: CancellationToken) -> Result<()> {
         }
     });
     Ok(())
-}
-
-mod pending {
-    #[derive(Debug, Clone, clap::Args)]
-    #[group(skip)]
-    pub(crate) struct Workflow {
-        #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
-        pub(crate) workflow_db_password: tenon_chassis::secret::Secret,
-    }
 }

@@ -141,7 +141,9 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
 /// Clap names missing flags; most people set the environment.
 fn refuse(error: &clap::Error) -> ! {
     if error.kind() == clap::error::ErrorKind::MissingRequiredArgument {
-        eprintln!("hint: --mesh-key is also TENON_MESH_KEY in the environment and mesh_key in the settings file, and so on;");
+        eprintln!(
+            "hint: --mesh-key is also TENON_MESH_KEY in the environment and mesh_key in the settings file, and so on;"
+        );
         eprintln!("      scripts/secrets prints a fresh set of every secret\n");
     }
     error.exit()

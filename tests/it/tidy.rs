@@ -138,9 +138,8 @@ fn files_say_what_they_are() {
 fn modules_are_named_for_what_they_hold() {
     let vague = ["common", "util", "utils", "helper", "helpers", "misc"];
     let code = files(&CODE, ".rs");
-    let named = code.iter().filter(|(file, _)| {
-        file.split('/').any(|part| vague.contains(&part.trim_end_matches(".rs")))
-    });
+    let named =
+        code.iter().filter(|(file, _)| file.split('/').any(|part| vague.contains(&part.trim_end_matches(".rs"))));
     let named: Vec<String> = named.map(|(file, _)| file.clone()).collect();
     none(&named, "name a module for what it holds");
 }

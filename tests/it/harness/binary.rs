@@ -1,10 +1,6 @@
 //! Finds the `tenon` binary that is tested: the one that `make test` built, or one that is built now.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::LazyLock,
-};
+use std::{path::PathBuf, process::Command, sync::LazyLock};
 
 static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
     if let Some(path) = std::env::var_os("TENON_BIN") {

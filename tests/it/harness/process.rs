@@ -28,7 +28,8 @@ pub struct Process {
 impl Process {
     /// Starts a command. Its output goes to a file that a failing test shows.
     pub fn start(name: &str, command: &Command) -> Self {
-        let folder = tempfile::Builder::new().prefix("tenon-test-").tempdir().expect("the temporary folder can be written");
+        let folder =
+            tempfile::Builder::new().prefix("tenon-test-").tempdir().expect("the temporary folder can be written");
         let log = folder.path().join("log");
         let mut guard = tenon();
         guard.args(["guard", "--grace-s", "15", "--log"]).arg(&log).arg("--").arg(command.get_program());
@@ -65,7 +66,8 @@ impl Process {
 
     /// Sends SIGTERM or whatever else.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap_or_else(|error| panic!("{} has ended already: {error}\n{}", self.name, self.log()));
+        kill_process(self.pid, signal)
+            .unwrap_or_else(|error| panic!("{} has ended already: {error}\n{}", self.name, self.log()));
     }
 
     /// `kill -9`, and waits for the end: nothing is drained, nothing is flushed.

@@ -26,7 +26,8 @@ pub fn redis(ports: &Ports) -> Server {
 pub fn nats(ports: &Ports) -> Server {
     let port = ports.next();
     // Debian puts it where only root's PATH leads.
-    let program = if std::path::Path::new("/usr/sbin/nats-server").exists() { "/usr/sbin/nats-server" } else { "nats-server" };
+    let program =
+        if std::path::Path::new("/usr/sbin/nats-server").exists() { "/usr/sbin/nats-server" } else { "nats-server" };
     let mut command = Command::new(program);
     command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream", "--store_dir"]);
     start("nats-server", command, port, format!("nats://127.0.0.1:{port}"))

@@ -32,6 +32,9 @@ const MAX_STREAMS: u32 = 1_000;
 /// Bytes of all headers of one request.
 const MAX_HEADERS: u32 = 32 * 1024;
 
+/// Bytes of an HTTP/1.1 request that are read ahead; its headers must fit in.
+const MAX_BUFFER: usize = 64 * 1024;
+
 /// The numbers of one port.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -99,7 +102,7 @@ where
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())

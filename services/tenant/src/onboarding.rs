@@ -66,10 +66,11 @@ impl Onboarding {
         if let Some(key) = &key
             && let Some((tenant, known)) = self.known(key).await?
         {
-            return if known == hash { self.advance(caller, tenant).await } else { Err(Error::KeyReused) };
+            return if known == hash { self.advance(&unbound(caller), tenant).await } else { Err(Error::KeyReused) };
         }
         let tenant = TenantId::new(self.db.clock());
-        let caller = Caller { idempotency: None, ..caller.clone() }.acting_for(tenant)?;
+        // A sign-up is for a tenant that is not there yet, whatever host it comes in on.
+        let caller = Caller { idempotency: None, ..unbound(caller) }.acting_for(tenant)?;
         let sealed = self.sealer.seal(&model::purpose(tenant), &admin.to_bytes());
         let mut tx = self.db.begin(&caller).await?;
         tenants::insert(&mut tx, &choice).await?;
@@ -78,7 +79,7 @@ impl Onboarding {
             Err(error) if matches!(&error, Error::Db(db) if db.constraint() == Some("onboardings_key")) => {
                 drop(tx);
                 let (tenant, _) = self.known(&key.unwrap_or_default()).await?.ok_or(error)?;
-                return self.advance(&caller_without_tenant(&caller), tenant).await;
+                return self.advance(&unbound(&caller), tenant).await;
             }
             result => result?,
         }
@@ -149,6 +150,6 @@ impl Onboarding {
     }
 }
 
-fn caller_without_tenant(caller: &Caller) -> Caller {
+fn unbound(caller: &Caller) -> Caller {
     Caller { tenant_id: None, ..caller.clone() }
 }

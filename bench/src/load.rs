@@ -1,0 +1,114 @@
+//! Load: connections that each send the next request when the last was answered, for a time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, task::JoinSet};
+
+/// One kept-alive HTTP/1.1 connection.
+pub(crate) struct Connection {
+    send: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+/// A request: verb, path, bearer token, body.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ask {
+    pub(crate) post: bool,
+    pub(crate) path: String,
+    pub(crate) token: String,
+    pub(crate) body: String,
+}
+
+impl Connection {
+    pub(crate) async fn open(url: &str) -> Result<Self> {
+        let host = url.trim_start_matches("http://").to_owned();
+        let stream = TcpStream::connect(&host).await.with_context(|| format!("{url} does not answer"))?;
+        stream.set_nodelay(true)?;
+        let (send, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { send, host })
+    }
+
+    pub(crate) async fn send(&mut self, ask: &Ask) -> Result<(StatusCode, Bytes)> {
+        let method = if ask.post { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(&ask.path).header("host", &self.host);
+        if !ask.token.is_empty() {
+            request = request.header("authorization", format!("Bearer {}", ask.token));
+        }
+        if ask.post {
+            request = request.header("content-type", "application/json");
+        }
+        self.send.ready().await?;
+        let response = self.send.send_request(request.body(Full::from(ask.body.clone()))?).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+
+    /// Sends, and reads the answer of a request that must not fail.
+    pub(crate) async fn json(&mut self, ask: &Ask) -> Result<Value> {
+        let (status, body) = self.send(ask).await?;
+        if !status.is_success() {
+            bail!("{} answered {status}: {}", ask.path, String::from_utf8_lossy(&body));
+        }
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
+
+/// What a round of load measured.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Round {
+    pub(crate) operations: usize,
+    pub(crate) took: Duration,
+    /// Sorted.
+    pub(crate) latencies: Vec<Duration>,
+}
+
+/// Sends requests on some connections for a time; any answer but a success ends the bench.
+pub(crate) async fn drive(
+    url: &str,
+    connections: usize,
+    time: Duration,
+    ask: impl Fn(usize) -> Ask + Send + Sync + 'static,
+) -> Result<Round> {
+    let ask = Arc::new(ask);
+    let mut open = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        open.push(Connection::open(url).await?);
+    }
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for (lane, mut connection) in open.into_iter().enumerate() {
+        let ask = ask.clone();
+        tasks.spawn(async move {
+            let mut latencies = Vec::new();
+            let mut number = lane;
+            while started.elapsed() < time {
+                let ask = ask(number);
+                number += connections;
+                let sent = Instant::now();
+                let (status, body) = connection.send(&ask).await?;
+                latencies.push(sent.elapsed());
+                if !status.is_success() {
+                    bail!("{} answered {status}: {}", ask.path, String::from_utf8_lossy(&body));
+                }
+            }
+            Ok(latencies)
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(lane) = tasks.join_next().await {
+        latencies.extend(lane??);
+    }
+    latencies.sort_unstable();
+    Ok(Round { operations: latencies.len(), took: started.elapsed(), latencies })
+}

@@ -1,0 +1,148 @@
+//! The mesh under measurement: `tenon dev`, and an edge of its own process whose CPU can be told apart.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::process::Started;
+
+/// Limits that no round reaches: what is measured is the check, not the refusal.
+const UNLIMITED: &str = "1000000000";
+/// Moves the ports out of the way of a mesh that someone is using.
+const OFFSET: u16 = 2_000;
+/// How long a mesh may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `tenon dev` on a data folder.
+pub(crate) struct Mesh {
+    pub(crate) process: Started,
+    pub(crate) ready: Ready,
+    pub(crate) started_in: Duration,
+}
+
+/// What `tenon dev --ready-file` writes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Ready {
+    pub(crate) edge: String,
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Secrets {
+    mesh_key: String,
+    master_key: String,
+    database_password: String,
+}
+
+/// The release binary beside this one.
+pub(crate) fn binary() -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("tenon");
+    if path.exists() { Ok(path) } else { bail!("{} is missing; build it: make bench", path.display()) }
+}
+
+impl Mesh {
+    /// Starts on a folder, and waits until everything answers.
+    pub(crate) async fn start(folder: &Path) -> Result<Self> {
+        let file = folder.join("ready.json");
+        let _ = fs::remove_file(&file);
+        let began = Instant::now();
+        let mut command = Command::new(binary()?);
+        command.args(["dev", "--port-offset", &OFFSET.to_string()]);
+        command.arg("--data-dir").arg(folder.join("data")).arg("--ready-file").arg(&file);
+        // Traces are sampled as a production mesh would; every span of every call would measure the exporter.
+        command.env("TENON_TRACE_RATIO", "0.01").env("TENON_LOG", "warn");
+        let child = limits(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut process = Started(child);
+        while !file.exists() {
+            if let Some(status) = process.0.try_wait()? {
+                bail!("tenon dev ended with {status}; run it by hand to see why");
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("tenon dev was not ready after {PATIENCE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let started_in = began.elapsed();
+        let ready = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        Ok(Self { process, ready, started_in })
+    }
+
+    fn secrets(&self) -> Result<Secrets> {
+        let text = fs::read_to_string(self.ready.data_dir.join("secrets.toml"))?;
+        Ok(toml::from_str(&text)?)
+    }
+
+    /// An edge in a process of its own, in front of the same services.
+    pub(crate) async fn edge(&self) -> Result<(Started, String)> {
+        let secrets = self.secrets()?;
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "gateway"]).env("TENON_LOG", "warn").env("TENON_TRACE_RATIO", "0.01");
+        command.env("TENON_MESH_KEY", secrets.mesh_key).env("TENON_MASTER_KEY", secrets.master_key);
+        command.env("TENON_OPERATOR_KEY", "bench");
+        let (edge, admin) = (8_080 + 2 * OFFSET, 9_100 + 2 * OFFSET);
+        command.env("TENON_EDGE_PORT", edge.to_string()).env("TENON_ADMIN_PORT", admin.to_string());
+        for (name, port) in [("AUTH", 9_101), ("TENANT", 9_102), ("BILLING", 9_103), ("WORKFLOW", 9_104)] {
+            command.env(format!("TENON_{name}_URL"), format!("http://127.0.0.1:{}", port + OFFSET));
+        }
+        let child = limits(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let process = Started(child);
+        answers(edge).await?;
+        Ok((process, format!("http://127.0.0.1:{edge}")))
+    }
+
+    /// Gives the free plan limits that no round reaches, before the bench signs up.
+    pub(crate) fn lift_plan_limits(&self) -> Result<()> {
+        let pid = find(&self.ready.data_dir, "postmaster.pid").context("no postmaster.pid below the data folder")?;
+        let port = fs::read_to_string(pid)?.lines().nth(3).context("postmaster.pid has no port")?.to_owned();
+        let url = format!("postgres://tenon:{}@127.0.0.1:{port}/tenon", self.secrets()?.database_password);
+        let lift = format!(
+            "update billing.plans set limits = '{{\"rate.read\": {UNLIMITED}, \"rate.write\": {UNLIMITED}, \
+             \"rate.login\": {UNLIMITED}, \"rate.ingest\": {UNLIMITED}}}'"
+        );
+        let status = Command::new("psql").args(["-q", "-d", &url, "-c", &lift]).status().context("psql is missing")?;
+        if status.success() { Ok(()) } else { bail!("psql could not lift the plan's limits") }
+    }
+}
+
+fn limits(command: &mut Command) -> &mut Command {
+    for of in ["IP", "TENANT"] {
+        for class in ["READ", "WRITE", "LOGIN", "INGEST"] {
+            command.env(format!("TENON_RATE_{of}_{class}"), UNLIMITED);
+        }
+    }
+    command
+}
+
+/// Waits until a port is open.
+pub(crate) async fn answers(port: u16) -> Result<()> {
+    let began = Instant::now();
+    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        if began.elapsed() > PATIENCE {
+            bail!("nothing answers on port {port}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let path = entry.path();
+        if entry.file_name() == name {
+            return Some(path);
+        }
+        if path.is_dir()
+            && let Some(found) = find(&path, name)
+        {
+            return Some(found);
+        }
+    }
+    None
+}

@@ -1,0 +1,236 @@
+//! The scenarios: starting, the edge beside its control, login, usage ingest, a run of three steps.
+
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    load::{Ask, Connection, Round, drive},
+    mesh::{Mesh, answers},
+    process::{Started, cpu, family, rss},
+    report::{Figure, Rounds, median},
+};
+
+const CONTROL_EDGE: u16 = 12_480;
+const CONTROL_UPSTREAM: u16 = 12_481;
+/// Requests in flight where throughput is measured.
+const IN_FLIGHT: usize = 32;
+/// Runs in flight.
+const RUNS_IN_FLIGHT: usize = 64;
+/// Usage events of one request.
+const EVENTS: usize = 100;
+const PASSWORD: &str = "correct horse battery";
+
+/// What to measure, and how long.
+pub(crate) struct Plan {
+    pub(crate) round: Duration,
+    pub(crate) rounds: usize,
+    pub(crate) only: String,
+}
+
+impl Plan {
+    fn wants(&self, scenario: &str) -> bool {
+        scenario.starts_with(&self.only)
+    }
+}
+
+/// A mesh with a tenant that is signed up and signed in.
+struct Ground {
+    mesh: Mesh,
+    token: String,
+    everything: BTreeSet<u32>,
+}
+
+pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
+    let folder = tempfile::tempdir()?;
+    let mut figures = Vec::new();
+    let first = Mesh::start(folder.path()).await?;
+    first.lift_plan_limits()?;
+    first.process.stop()?;
+    if plan.wants("start") {
+        figures.push(start(folder.path(), plan.rounds).await?);
+    }
+    let mesh = Mesh::start(folder.path()).await?;
+    let ground = prepare(mesh).await?;
+    if plan.wants("edge") {
+        figures.extend(edge(plan, &ground).await?);
+    }
+    if plan.wants("login") {
+        figures.push(login(plan, &ground).await?);
+    }
+    if plan.wants("ingest") {
+        figures.push(ingest(plan, &ground).await?);
+    }
+    if plan.wants("run") {
+        figures.push(runs(plan, &ground).await?);
+    }
+    ground.mesh.process.stop()?;
+    Ok(figures)
+}
+
+async fn prepare(mesh: Mesh) -> Result<Ground> {
+    let mut connection = Connection::open(&mesh.ready.edge).await?;
+    let tenant = json!({ "displayName": "Bench", "slug": "bench", "region": "eu" });
+    let admin = json!({ "email": "bench@example.com", "password": PASSWORD });
+    let body = json!({ "tenant": tenant, "admin": admin }).to_string();
+    connection.json(&post("/v1/tenants:onboard", "", body)).await?;
+    let token = sign_in(&mut connection).await?;
+    let everything = family(mesh.process.id());
+    Ok(Ground { mesh, token, everything })
+}
+
+async fn sign_in(connection: &mut Connection) -> Result<String> {
+    let answer = connection.json(&login_ask()).await?;
+    Ok(answer["accessToken"].as_str().context("login gave no token")?.to_owned())
+}
+
+fn login_ask() -> Ask {
+    let body = json!({ "tenant": "bench", "email": "bench@example.com", "password": PASSWORD });
+    post("/v1/auth/login", "", body.to_string())
+}
+
+fn post(path: &str, token: &str, body: String) -> Ask {
+    Ask { post: true, path: path.to_owned(), token: token.to_owned(), body }
+}
+
+fn get(path: String, token: &str) -> Ask {
+    Ask { post: false, path, token: token.to_owned(), body: String::new() }
+}
+
+/// Start to ready on existing data, and what it then takes idle.
+async fn start(folder: &std::path::Path, rounds: usize) -> Result<Figure> {
+    let (mut times, mut sizes) = (Vec::new(), Vec::new());
+    for _ in 0..rounds.max(1) {
+        let mesh = Mesh::start(folder).await?;
+        times.push(mesh.started_in.as_secs_f64() * 1e3);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        sizes.push(rss(mesh.process.id()) as f64 / 1_048_576.0);
+        mesh.process.stop()?;
+    }
+    Ok(Figure {
+        scenario: "start to ready".to_owned(),
+        operations_per_s: 0.0,
+        cpu_us_per_operation: 0.0,
+        p50_ms: median(times.iter().copied()),
+        p99_ms: times.iter().copied().fold(0.0, f64::max),
+        rss_mib: median(sizes.into_iter()),
+        times_control: None,
+        measured: "tenon dev, idle, without Postgres; p99 is the slowest".to_owned(),
+    })
+}
+
+/// GET a run through the whole chain, in turns with a bare axum -> tonic hop.
+async fn edge(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
+    let run = finished_run(ground).await?;
+    let (edge, url) = ground.mesh.edge().await?;
+    let (upstream, bare) = control().await?;
+    let control_url = format!("http://127.0.0.1:{CONTROL_EDGE}");
+    let (mut ours, mut theirs) = (Rounds::default(), Rounds::default());
+    for _ in 0..plan.rounds {
+        for (rounds, url, process) in [(&mut ours, &url, &edge), (&mut theirs, &control_url, &bare)] {
+            let ids = BTreeSet::from([process.id()]);
+            let ask = get(format!("/v1/{run}"), &ground.token);
+            let before = cpu(&ids);
+            let round = drive(url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?;
+            rounds.add(round, cpu(&ids).saturating_sub(before));
+        }
+    }
+    let mut figure = ours.figure("edge: GET a run", "the edge's process", rss(edge.id()));
+    let control = theirs.figure("control: axum -> tonic", "the axum process", rss(bare.id()));
+    figure.times_control = Some(figure.cpu_us_per_operation / control.cpu_us_per_operation.max(0.1));
+    drop(upstream);
+    Ok(vec![figure, control])
+}
+
+async fn control() -> Result<(Started, Started)> {
+    let start = |arguments: &[String]| -> Result<Started> {
+        let mut command = Command::new(std::env::current_exe()?);
+        Ok(Started(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+    };
+    let upstream = start(&["control-upstream".to_owned(), CONTROL_UPSTREAM.to_string()])?;
+    answers(CONTROL_UPSTREAM).await?;
+    let edge = start(&["control-edge".to_owned(), CONTROL_EDGE.to_string(), CONTROL_UPSTREAM.to_string()])?;
+    answers(CONTROL_EDGE).await?;
+    Ok((upstream, edge))
+}
+
+async fn login(plan: &Plan, ground: &Ground) -> Result<Figure> {
+    let mut rounds = Rounds::default();
+    for _ in 0..plan.rounds {
+        let before = cpu(&ground.everything);
+        let round = drive(&ground.mesh.ready.edge, 4, plan.round, |_| login_ask()).await?;
+        rounds.add(round, cpu(&family(ground.mesh.process.id())).saturating_sub(before));
+    }
+    Ok(rounds.figure("login", "mesh and Postgres", rss(ground.mesh.process.id())))
+}
+
+async fn ingest(plan: &Plan, ground: &Ground) -> Result<Figure> {
+    let mut rounds = Rounds::default();
+    for turn in 0..plan.rounds {
+        let token = ground.token.clone();
+        let ask = move |number: usize| {
+            let event =
+                |n: usize| json!({ "id": format!("{turn}-{number}-{n}"), "meter": "ai_tokens", "quantity": "7" });
+            let events: Vec<Value> = (0..EVENTS).map(event).collect();
+            post("/v1/usage:ingest", &token, json!({ "events": events }).to_string())
+        };
+        let before = cpu(&family(ground.mesh.process.id()));
+        let round = drive(&ground.mesh.ready.edge, 8, plan.round, ask).await?;
+        rounds.add(round, cpu(&family(ground.mesh.process.id())).saturating_sub(before));
+    }
+    Ok(rounds.figure("ingest: 100 events", "mesh and Postgres", rss(ground.mesh.process.id())))
+}
+
+/// Runs of three Pass states, from the request to the end of the run.
+async fn runs(plan: &Plan, ground: &Ground) -> Result<Figure> {
+    let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
+    publish(&mut connection, &ground.token).await?;
+    let mut rounds = Rounds::default();
+    for _ in 0..plan.rounds {
+        let before = cpu(&family(ground.mesh.process.id()));
+        let began = Instant::now();
+        let round = drive(&ground.mesh.ready.edge, RUNS_IN_FLIGHT, plan.round, {
+            let token = ground.token.clone();
+            move |_| post("/v1/runs", &token, json!({ "workflow": "bench", "entityId": "customer-1" }).to_string())
+        });
+        let round = round.await?;
+        idle(&mut connection, &ground.token).await?;
+        // What was started counts when it has ended.
+        let round = Round { took: began.elapsed(), ..round };
+        rounds.add(round, cpu(&family(ground.mesh.process.id())).saturating_sub(before));
+    }
+    Ok(rounds.figure("run: 3 steps", "mesh and Postgres; latency is of the start", rss(ground.mesh.process.id())))
+}
+
+async fn publish(connection: &mut Connection, token: &str) -> Result<()> {
+    let pass = |next: &str| json!({ "Type": "Pass", "Next": next });
+    let states = json!({ "A": pass("B"), "B": pass("C"), "C": { "Type": "Pass", "End": true } });
+    let definition = json!({ "StartAt": "A", "QueryLanguage": "JSONata", "States": states });
+    let body = json!({ "workflowId": "bench", "definition": definition }).to_string();
+    connection.json(&post("/v1/workflows", token, body)).await?;
+    Ok(())
+}
+
+/// Waits until no run is at work.
+async fn idle(connection: &mut Connection, token: &str) -> Result<()> {
+    let running = get("/v1/runs?state=RUNNING&page_size=1".to_owned(), token);
+    while connection.json(&running).await?["runs"].as_array().is_some_and(|runs| !runs.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+async fn finished_run(ground: &Ground) -> Result<String> {
+    let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
+    publish(&mut connection, &ground.token).await?;
+    let body = json!({ "workflow": "bench", "entityId": "customer-1", "input": { "n": 1 } }).to_string();
+    let run = connection.json(&post("/v1/runs", &ground.token, body)).await?;
+    idle(&mut connection, &ground.token).await?;
+    Ok(run["name"].as_str().context("a run has a name")?.to_owned())
+}

@@ -1,0 +1,97 @@
+//! What the edge is told. Flags > environment > file > defaults.
+
+use clap::Args;
+use tenon_chassis::limit::Quota;
+use tenon_proto::options::v1::policy::Rate;
+
+use crate::stack::Cidr;
+
+/// The settings of the edge.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Edge")]
+#[group(skip)]
+pub struct Config {
+    /// The port of the edge: HTTP/1.1 and HTTP/2 (h2c)
+    #[arg(long, env = "TENON_EDGE_PORT", default_value_t = 8080)]
+    pub edge_port: u16,
+    /// Web origins that may call from a browser, separated by commas: https://app.example.com; * is any, without credentials
+    #[arg(long, env = "TENON_CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// Proxies in front whose x-forwarded-for is believed, as CIDRs separated by commas: 10.0.0.0/8
+    #[arg(long, env = "TENON_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Cidr>,
+    /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
+    #[arg(long, env = "TENON_PUBLIC_HTTPS")]
+    pub public_https: bool,
+    /// Seconds that a request may take; a client may ask for less with x-request-timeout
+    #[arg(long, env = "TENON_EDGE_TIMEOUT_S", default_value_t = 30)]
+    pub edge_timeout_s: u64,
+    /// Seconds that a client may take to send a body
+    #[arg(long, env = "TENON_EDGE_BODY_TIMEOUT_S", default_value_t = 15)]
+    pub edge_body_timeout_s: u64,
+    #[command(flatten)]
+    pub rates: Rates,
+}
+
+/// Calls a minute by rate class. A burst is what 10 seconds allow, and at least 20.
+///
+/// One address may be an office behind one NAT: reads and writes leave room for a hundred people, while LOGIN is what an
+/// attacker hammers and costs 16 ms of a core each time. A tenant's numbers hold where its plan says nothing
+/// (`rate.read`, `rate.write`, `rate.login`, `rate.ingest`). Calls without a token draw on the address alone: otherwise a
+/// stranger could use up a tenant's share.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Rates {
+    /// READ calls a minute from one address
+    #[arg(long, env = "TENON_RATE_IP_READ", default_value_t = 6_000)]
+    pub rate_ip_read: u32,
+    /// WRITE calls a minute from one address
+    #[arg(long, env = "TENON_RATE_IP_WRITE", default_value_t = 1_200)]
+    pub rate_ip_write: u32,
+    /// LOGIN calls a minute from one address
+    #[arg(long, env = "TENON_RATE_IP_LOGIN", default_value_t = 60)]
+    pub rate_ip_login: u32,
+    /// INGEST calls a minute from one address
+    #[arg(long, env = "TENON_RATE_IP_INGEST", default_value_t = 60_000)]
+    pub rate_ip_ingest: u32,
+    /// READ calls a minute of one tenant whose plan does not say
+    #[arg(long, env = "TENON_RATE_TENANT_READ", default_value_t = 6_000)]
+    pub rate_tenant_read: u32,
+    /// WRITE calls a minute of one tenant whose plan does not say
+    #[arg(long, env = "TENON_RATE_TENANT_WRITE", default_value_t = 1_200)]
+    pub rate_tenant_write: u32,
+    /// LOGIN calls a minute of one tenant whose plan does not say
+    #[arg(long, env = "TENON_RATE_TENANT_LOGIN", default_value_t = 600)]
+    pub rate_tenant_login: u32,
+    /// INGEST calls a minute of one tenant whose plan does not say
+    #[arg(long, env = "TENON_RATE_TENANT_INGEST", default_value_t = 60_000)]
+    pub rate_tenant_ingest: u32,
+}
+
+impl Rates {
+    /// What one address may do.
+    #[must_use]
+    pub fn ip(&self, class: Rate) -> Quota {
+        quota(match class {
+            Rate::Read | Rate::Unspecified => self.rate_ip_read,
+            Rate::Write => self.rate_ip_write,
+            Rate::Login => self.rate_ip_login,
+            Rate::Ingest => self.rate_ip_ingest,
+        })
+    }
+
+    /// What one tenant may do, unless `plan` says otherwise.
+    #[must_use]
+    pub fn tenant(&self, class: Rate, plan: Option<i64>) -> Quota {
+        let planned = plan.and_then(|limit| u32::try_from(limit).ok());
+        quota(planned.unwrap_or(match class {
+            Rate::Read | Rate::Unspecified => self.rate_tenant_read,
+            Rate::Write => self.rate_tenant_write,
+            Rate::Login => self.rate_tenant_login,
+            Rate::Ingest => self.rate_tenant_ingest,
+        }))
+    }
+}
+
+fn quota(per_minute: u32) -> Quota {
+    Quota { per_minute, burst: (per_minute / 6).max(20) }
+}

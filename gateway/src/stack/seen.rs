@@ -1,0 +1,126 @@
+//! What is seen of a request: one access log line, three metrics, one span. Never a query, a body or a secret.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
+use tenon_chassis::{TenantId, caller::Principal, telemetry};
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::{errors::Outcome, routes::Route};
+
+/// A request from its first byte to its answer; it is logged and counted when it is dropped, so also when the client
+/// goes away.
+pub(super) struct Seen {
+    started: Instant,
+    pub(super) verb: Method,
+    pub(super) uri: Uri,
+    pub(super) request_id: HeaderValue,
+    pub(super) client: IpAddr,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) tenant: Option<TenantId>,
+    pub(super) principal: Option<Principal>,
+    trace: Option<String>,
+    /// 499 until there is an answer.
+    status: u16,
+    reason: Option<String>,
+}
+
+impl Seen {
+    pub(super) fn start(verb: Method, uri: Uri, request_id: HeaderValue, client: IpAddr) -> Self {
+        metrics::gauge!("tenon_edge_in_flight").increment(1.0);
+        Self {
+            started: Instant::now(),
+            verb,
+            uri,
+            request_id,
+            client,
+            route: None,
+            tenant: None,
+            principal: None,
+            trace: None,
+            status: 499,
+            reason: None,
+        }
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The server span of a request whose route is known.
+    pub(super) fn span(&mut self, route: &Route, headers: &http::HeaderMap) -> Span {
+        let span = tracing::info_span!(
+            "http",
+            otel.name = &*route.label,
+            otel.kind = "server",
+            otel.status_code = tracing::field::Empty,
+            http.request.method = self.verb.as_str(),
+            http.route = &*route.label,
+            url.path = self.uri.path(),
+            http.response.status_code = tracing::field::Empty,
+            tenant.id = tracing::field::Empty
+        );
+        if !span.is_disabled() {
+            telemetry::extract(&span, headers);
+            self.trace = span.in_scope(telemetry::traceparent);
+        }
+        span
+    }
+
+    pub(super) fn answered<B>(&mut self, response: &mut Response<B>, span: Option<&Span>) {
+        self.status = response.status().as_u16();
+        self.reason = response.extensions_mut().remove::<Outcome>().map(|outcome| outcome.reason);
+        let Some(span) = span.filter(|span| !span.is_disabled()) else { return };
+        span.record("http.response.status_code", self.status);
+        if let Some(tenant) = self.tenant {
+            span.record("tenant.id", tracing::field::display(tenant));
+        }
+        if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+
+    fn log(&self) {
+        let route = self.route.as_ref().map(|route| &*route.label);
+        let principal = self.principal.as_ref().map(|principal| match principal {
+            Principal::Anyone => "anyone".to_owned(),
+            Principal::Operator => "operator".to_owned(),
+            Principal::User { user, .. } => user.to_string(),
+            Principal::Service { name } => format!("svc:{name}"),
+        });
+        let micros = self.started.elapsed().as_micros();
+        tracing::event!(
+            target: "tenon_gateway::access",
+            tracing::Level::INFO,
+            {
+                http.request.method = self.verb.as_str(),
+                url.path = self.uri.path(),
+                http.route = route,
+                http.response.status_code = self.status,
+                error.reason = self.reason.as_deref(),
+                duration_us = u64::try_from(micros).unwrap_or(u64::MAX),
+                client.address = %self.client,
+                tenant.id = self.tenant.map(|tenant| tenant.to_string()).as_deref(),
+                principal = principal.as_deref(),
+                request.id = self.request_id.to_str().unwrap_or_default(),
+                // 00-<trace>-<span>-<flags>
+                trace.id = self.trace.as_deref().and_then(|parent| parent.get(3..35)),
+            },
+            "request"
+        );
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        let route = self.route.as_ref().map_or_else(|| Arc::from("none"), |route| route.label.clone());
+        metrics::gauge!("tenon_edge_in_flight").decrement(1.0);
+        metrics::counter!("tenon_edge_requests_total", "route" => route.clone(), "status" => self.status.to_string())
+            .increment(1);
+        metrics::histogram!("tenon_edge_duration_seconds", "route" => route).record(self.started.elapsed());
+        if tracing::enabled!(target: "tenon_gateway::access", tracing::Level::INFO) {
+            self.log();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The edge in front of a service that answers with what it was asked.
+
+mod edge;
+mod house;

@@ -1,0 +1,43 @@
+//! Ports that no other test has: a block of them is held by a lock that the kernel lets go of with the process.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// Below the range from which the system takes the ports of outgoing connections.
+const FIRST: u16 = 20_000;
+const LAST: u16 = 32_000;
+const BLOCK: u16 = 10;
+
+/// Ten ports that are ours until this is dropped.
+#[derive(Debug)]
+pub struct Ports {
+    first: u16,
+    given: AtomicU16,
+    _lock: File,
+}
+
+impl Ports {
+    /// Takes a free block.
+    pub fn take() -> Self {
+        let folder = std::env::temp_dir().join("tenon-test-ports");
+        fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        for first in (FIRST..LAST).step_by(usize::from(BLOCK)) {
+            let lock = File::create(folder.join(first.to_string())).expect("the temporary folder can be written");
+            if lock.try_lock().is_ok() && (first..first + BLOCK).all(is_free) {
+                return Self { first, given: AtomicU16::new(0), _lock: lock };
+            }
+        }
+        panic!("no ten free ports between {FIRST} and {LAST}: end the processes that hold them");
+    }
+
+    /// The next port of the block.
+    pub fn next(&self) -> u16 {
+        let index = self.given.fetch_add(1, Ordering::Relaxed);
+        assert!(index < BLOCK, "a block has {BLOCK} ports; take another");
+        self.first + index
+    }
+}

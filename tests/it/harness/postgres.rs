@@ -1,0 +1,144 @@
+//! One Postgres for the whole test run, and a database of its own for each test.
+//!
+//! Under nextest every test is a process. All of them share one server: each holds a shared lock on a file as long as
+//! it lives, the server (`tenon postgres`) ends when nobody has held it for some seconds. Nothing has to be started
+//! before the tests or ended after them, and a killed test leaves nothing behind.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
+
+use super::{binary, tenon};
+
+/// The password of every service role; roles belong to the whole server.
+pub const ROLE_PASSWORD: &str = "test-role-password";
+
+/// The server, by its owner's URL; the lock keeps it alive.
+static SERVER: LazyLock<(Server, File)> = LazyLock::new(Server::join);
+
+/// A Postgres server that runs.
+#[derive(Debug, Clone)]
+struct Server {
+    owner: PgConnectOptions,
+    /// The database that each test's own is copied from.
+    template: String,
+}
+
+/// A migrated database that one test has for itself.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pub name: String,
+    pub port: u16,
+    owner: PgConnectOptions,
+}
+
+impl Database {
+    /// A copy of the template: about 30 ms.
+    pub async fn create() -> Self {
+        let server = tokio::task::spawn_blocking(|| SERVER.0.clone()).await.expect("the server starts");
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::connect_with(&server.owner).await.expect("the server answers");
+        let statement = format!("create database {name} template {} strategy file_copy", server.template);
+        connection.execute(AssertSqlSafe(statement)).await.expect("the template can be copied");
+        let port = server.owner.get_port();
+        Self { owner: server.owner.database(&name), name, port }
+    }
+
+    /// Without a user, as TENON_DATABASE_URL wants it.
+    pub fn url(&self) -> String {
+        format!("postgres://127.0.0.1:{}/{}", self.port, self.name)
+    }
+
+    /// A connection as the owner, whom row-level security does not bind.
+    pub async fn owner(&self) -> PgConnection {
+        PgConnection::connect_with(&self.owner).await.expect("the owner can connect")
+    }
+
+    /// A connection as a service's role: `tenon_billing`, `tenon_billing_system`.
+    pub async fn connect_as(&self, role: &str) -> PgConnection {
+        let options = self.owner.clone().username(role).password(ROLE_PASSWORD);
+        PgConnection::connect_with(&options).await.expect("the role can connect")
+    }
+}
+
+impl Server {
+    fn join() -> (Self, File) {
+        let folder = std::env::temp_dir().join("tenon-test-postgres");
+        fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        let open = |name: &str| {
+            let mut options = File::options();
+            options.create(true).truncate(false).read(true).write(true);
+            options.open(folder.join(name)).expect("the temporary folder can be written")
+        };
+        let users = open("users.lock");
+        users.lock_shared().expect("a file can be locked");
+        let starting = open("start.lock");
+        starting.lock().expect("a file can be locked");
+        let ready = folder.join("ready.json");
+        let url = answering(&ready).unwrap_or_else(|| start(&ready, &folder));
+        let server = Self { owner: url.parse().expect("tenon writes a URL"), template: template_name() };
+        server.migrate(&url);
+        (server, users)
+    }
+
+    /// Makes the template once for each build of the binary.
+    fn migrate(&self, url: &str) {
+        let (base, _) = url.rsplit_once('/').expect("a URL has a database");
+        let mut migrate = tenon();
+        migrate.arg("migrate").env("TENON_ADMIN_DATABASE_URL", format!("{base}/{}", self.template));
+        for service in ["AUTH", "TENANT", "BILLING", "WORKFLOW"] {
+            migrate.env(format!("TENON_{service}_DB_PASSWORD"), ROLE_PASSWORD);
+        }
+        let output = migrate.output().expect("the binary can be started");
+        assert!(output.status.success(), "tenon migrate failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn template_name() -> String {
+    let built = fs::metadata(binary::path()).and_then(|file| file.modified()).expect("the binary is there");
+    let since = built.duration_since(std::time::UNIX_EPOCH).expect("it was built after 1970");
+    format!("template_{}", since.as_millis())
+}
+
+/// The URL of a server that runs already and takes connections.
+fn answering(ready: &PathBuf) -> Option<String> {
+    let written: Value = serde_json::from_str(&fs::read_to_string(ready).ok()?).ok()?;
+    let url = written["url"].as_str()?.to_owned();
+    let options: PgConnectOptions = url.parse().ok()?;
+    std::net::TcpStream::connect(("127.0.0.1", options.get_port())).ok()?;
+    Some(url)
+}
+
+fn start(ready: &PathBuf, folder: &std::path::Path) -> String {
+    let _stale = fs::remove_file(ready);
+    let log = folder.join("log");
+    let output = File::create(&log).expect("the temporary folder can be written");
+    let mut server = tenon();
+    server.args(["postgres", "--ready-file"]).arg(ready).arg("--while-locked").arg(folder.join("users.lock"));
+    server.stdin(Stdio::null()).stdout(output.try_clone().expect("a file can be shared")).stderr(output);
+    // A group of its own: it outlives this test for the next one.
+    std::os::unix::process::CommandExt::process_group(&mut server, 0);
+    let mut server = server.spawn().expect("the binary can be started");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(url) = answering(ready) {
+            return url;
+        }
+        let ended = server.try_wait().expect("a child can be waited for");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(ended.is_none(), "the Postgres of the tests does not start:\n{}", said());
+        assert!(Instant::now() < deadline, "the Postgres of the tests does not answer:\n{}", said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole mesh, as its users see it: real processes on real Postgres, Redis and NATS.
+
+mod harness;
+
+mod deploy;
+mod dev;
+mod walk;

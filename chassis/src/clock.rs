@@ -34,6 +34,12 @@ impl Clock {
         self.now().timestamp()
     }
 
+    /// How far it is ahead of the system's: nothing, but in tests.
+    #[must_use]
+    pub fn ahead(&self) -> TimeDelta {
+        TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
     /// Moves this clock and its clones ahead.
     pub fn advance(&self, by: Duration) {
         self.ahead_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);

@@ -1,1 +1,43 @@
-//! The workflow service.
+//! Workflows: templates in Amazon States Language, and the durable runs that execute them.
+
+pub mod asl;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod json;
+pub mod runs;
+pub mod tasks;
+pub mod workflows;
+
+use std::sync::Arc;
+
+use tenon_chassis::{
+    Mesh,
+    server::{Server, StartError, open_db},
+};
+use tenon_proto::workflow::v1::{
+    run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
+    workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
+};
+use tonic::service::Routes;
+
+pub use config::Config;
+
+/// The part's name: its role, its schema, its `aud`.
+pub const NAME: &str = "workflow";
+
+/// Opens the service's port and database, and starts the engine; it serves when `Server::serve` is called.
+///
+/// # Errors
+/// When the database is not configured or the port is taken.
+pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
+    let db = open_db(mesh, NAME, &config.workflow_db_password, |_| Vec::new())?;
+    let waker = Arc::new(engine::Waker::new(db.clone()));
+    let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
+    let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let routes = Routes::new(WorkflowServiceServer::new(workflows)).add_service(RunServiceServer::new(runs));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS]).await?;
+    let engine = engine::Engine::new(mesh, db, config.clone(), waker);
+    mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    Ok(server)
+}

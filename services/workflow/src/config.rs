@@ -1,0 +1,29 @@
+//! The settings of the workflow service.
+
+use clap::Args;
+use tenon_chassis::secret::Secret;
+
+/// What the workflow service is told beside the settings of the mesh.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Workflow")]
+#[group(skip)]
+pub struct Config {
+    /// The password of the database roles tenon_workflow and tenon_workflow_system
+    #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
+    pub workflow_db_password: Secret,
+    /// Partitions that runs are spread over; engines share them. Raise it before there are more engines than partitions
+    #[arg(long, env = "TENON_WORKFLOW_PARTITIONS", default_value_t = 64, value_parser = clap::value_parser!(i16).range(1..))]
+    pub workflow_partitions: i16,
+    /// Milliseconds after which the partitions of an engine that shows no sign of life go to another
+    #[arg(long, env = "TENON_WORKFLOW_LEASE_MS", default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(200..))]
+    pub workflow_lease_ms: u32,
+    /// Runs in memory at most; more wait in the database
+    #[arg(long, env = "TENON_WORKFLOW_ACTIVE_RUNS", default_value_t = 10_000)]
+    pub workflow_active_runs: usize,
+    /// Calls of tasks at once at most; more wait
+    #[arg(long, env = "TENON_WORKFLOW_CALLS", default_value_t = 256)]
+    pub workflow_calls: usize,
+    /// Seconds that the call of a task may take when its state has no TimeoutSeconds
+    #[arg(long, env = "TENON_WORKFLOW_TASK_TIMEOUT_S", default_value_t = 60)]
+    pub workflow_task_timeout_s: u32,
+}

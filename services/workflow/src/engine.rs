@@ -1,0 +1,219 @@
+//! The engine: owns partitions of the runs, and moves them on. What arrived during one commit goes into the next, tasks
+//! are called once the step that scheduled them is on disk, and every write checks that its partition is still owned.
+
+mod active;
+mod lease;
+mod load;
+mod step;
+mod store;
+mod time;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use moka::sync::Cache;
+use tenon_chassis::{Db, Mesh, id, pulse::Beat, telemetry};
+use tokio::{
+    sync::{Notify, broadcast, mpsc},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use crate::{
+    asl::{Input, Machine},
+    config::Config,
+    tasks::Tasks,
+};
+use active::{Active, Key};
+use time::Time;
+
+/// The channel that tells engines of new and cancelled runs; the chassis listens to it.
+pub const CHANNEL: &str = "tenon_runs";
+/// How often an engine looks for due runs when nothing tells it to.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Answers that one transaction takes in at most; as many again may wait.
+const BATCH: usize = 500;
+/// Definitions in memory.
+const MACHINES: u64 = 2_000;
+
+/// Tells engines that there is something to do: the one in this process at once, the others by the database.
+pub struct Waker {
+    db: Db,
+    here: Notify,
+}
+
+impl Waker {
+    #[must_use]
+    pub fn new(db: Db) -> Self {
+        Self { db, here: Notify::new() }
+    }
+
+    pub fn wake(&self) {
+        self.here.notify_one();
+        self.db.pulse().beat(CHANNEL);
+    }
+}
+
+/// What a call or a timer came to.
+type Answer = (Key, Input);
+
+/// The engine of one process.
+pub struct Engine {
+    id: Uuid,
+    db: Db,
+    config: Config,
+    waker: Arc<Waker>,
+    tasks: Arc<Tasks>,
+    time: Time,
+    /// Epochs of the partitions that this engine owns.
+    owned: BTreeMap<i16, i64>,
+    runs: HashMap<Key, Box<Active>>,
+    timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
+    machines: Cache<(Uuid, String, i32), Arc<Machine>>,
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    calls: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Engine {
+    /// An engine that owns nothing yet.
+    #[must_use]
+    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Self {
+        let tasks = Arc::new(Tasks::new(mesh.clone(), config.workflow_calls));
+        // Set again before any work is done.
+        let time = Time::new(db.clock().now(), db.clock().clone());
+        Self {
+            id: id::uuid_v7(db.clock()),
+            db,
+            config,
+            waker,
+            tasks,
+            time,
+            owned: BTreeMap::new(),
+            runs: HashMap::new(),
+            timers: BinaryHeap::new(),
+            machines: Cache::new(MACHINES),
+            answers: mpsc::channel(BATCH),
+            calls: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Works until stopped; then finishes the commit at hand and gives its partitions back.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.stop = stop.clone();
+        while !stop.is_cancelled() && !self.prepared().await {
+            stop.run_until_cancelled(sleep(LOOK_EVERY)).await;
+        }
+        let heart = TaskTracker::new();
+        let beating = CancellationToken::new();
+        // An engine that ends in any way, by a panic too, shows no more signs of life.
+        let _ends = beating.clone().drop_guard();
+        let lease = Duration::from_millis(self.config.workflow_lease_ms.into());
+        heart.spawn(lease::heartbeat(self.db.clone(), self.id, lease, beating.clone()));
+        let every = |period: Duration| {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        let (mut balance, mut look) = (every(lease / 4), every(LOOK_EVERY));
+        let mut beats = self.db.pulse().subscribe();
+        let waker = self.waker.clone();
+        while !stop.is_cancelled() {
+            let mut inputs = Vec::new();
+            let mut looks = false;
+            let next_timer = self.next_timer();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                answer = self.answers.1.recv() => inputs.extend(answer),
+                _ = balance.tick() => looks = self.balance().instrument(quiet()).await,
+                _ = look.tick() => looks = true,
+                () = waker.here.notified() => looks = true,
+                () = woken(&mut beats) => looks = true,
+                () = sleep_until(next_timer) => {}
+            }
+            while inputs.len() < BATCH
+                && let Ok(answer) = self.answers.1.try_recv()
+            {
+                inputs.push(answer);
+            }
+            self.due_timers(&mut inputs);
+            if looks {
+                self.load(&mut inputs).instrument(quiet()).await;
+            }
+            if !inputs.is_empty() {
+                self.step(inputs).await;
+            }
+            metrics::gauge!("tenon_workflow_active_runs").set(u32::try_from(self.runs.len()).unwrap_or(u32::MAX));
+        }
+        self.runs.clear();
+        self.calls.close();
+        self.calls.wait().await;
+        self.give_back().await;
+        beating.cancel();
+        heart.close();
+        heart.wait().await;
+        self.leave().await;
+    }
+
+    fn next_timer(&self) -> Instant {
+        match self.timers.peek() {
+            Some(Reverse((due, ..))) => self.time.instant(*due),
+            None => Instant::now() + LOOK_EVERY,
+        }
+    }
+
+    fn due_timers(&mut self, inputs: &mut Vec<Answer>) {
+        let now = self.time.now();
+        while inputs.len() < BATCH
+            && let Some(Reverse((due, key, token))) = self.timers.peek().copied()
+            && due <= now
+        {
+            self.timers.pop();
+            if self.runs.contains_key(&key) {
+                inputs.push((key, Input::TimerFired { token }));
+            }
+        }
+    }
+
+    /// Forgets partitions that went to another engine, with their runs and calls.
+    fn lose(&mut self, partitions: &[i16]) {
+        if partitions.is_empty() {
+            return;
+        }
+        tracing::warn!(count = partitions.len(), "partitions were taken over by another engine");
+        self.owned.retain(|id, _| !partitions.contains(id));
+        self.runs.retain(|_, active| !partitions.contains(&active.about.partition));
+    }
+
+    /// The ids and epochs of some of the partitions that are owned.
+    fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
+        partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
+    }
+}
+
+/// A span that no trace keeps: what an engine does for nobody in particular would fill the trace page.
+fn quiet() -> Span {
+    let span = tracing::info_span!("engine");
+    // The parent is not sampled, and so what is below it is not.
+    telemetry::set_parent(&span, "00-00000000000000000000000000000001-0000000000000001-00");
+    span
+}
+
+/// Returns on a beat of the engines' channel, and when beats may have been missed.
+async fn woken(beats: &mut broadcast::Receiver<Beat>) {
+    loop {
+        match beats.recv().await {
+            Ok(Beat::Notified { channel, .. }) if channel != CHANNEL => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Takes due runs into memory: new ones, those whose timer is due, those to be cancelled, those of an engine before.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Answer, Engine,
+    active::{Active, Advanced, Key},
+    store::{self, Row},
+};
+use crate::{
+    asl::{self, Execution, Input, Machine},
+    error::Error,
+};
+
+/// Runs that are taken into memory at once at most.
+const CLAIM: i64 = 500;
+/// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
+const CRASHES_MAX: i16 = 10;
+
+/// Why a run that is due cannot be worked on.
+struct Unusable(String);
+
+impl Engine {
+    /// Adds what the runs that were taken into memory begin with.
+    pub(super) async fn load(&mut self, inputs: &mut Vec<Answer>) {
+        let rows = match self.claim().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "due runs were not loaded; they are tried again");
+                return;
+            }
+        };
+        let mut given_up = Vec::new();
+        for row in rows {
+            let key = row.key();
+            let about = row.about();
+            let cancel = row.cancel_reason.clone();
+            if !self.runs.contains_key(&key) {
+                match self.restore(row) {
+                    Ok((active, first)) => {
+                        self.runs.insert(key, Box::new(active));
+                        inputs.extend(first.map(|input| (key, input)));
+                        self.dispatch_outstanding(key);
+                    }
+                    Err(Unusable(why)) => {
+                        given_up.push(Advanced::abandoned(about, &why, self.time.now(), self.db.clock()));
+                        continue;
+                    }
+                }
+            }
+            inputs.extend(cancel.map(|cause| (key, Input::Cancel { cause })));
+        }
+        if !given_up.is_empty() {
+            self.write(given_up).await;
+        }
+    }
+
+    async fn claim(&mut self) -> Result<Vec<Row>, Error> {
+        let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
+        if self.owned.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.time.now();
+        let mut tx = self.db.system().await?;
+        let all: Vec<i16> = self.owned.keys().copied().collect();
+        let due = store::list_due_partitions(&mut tx, &all, now).await?;
+        if due.is_empty() {
+            tx.commit().await?;
+            return Ok(Vec::new());
+        }
+        let (ids, epochs) = self.epochs(due.iter().copied());
+        let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+        // With no room left a cancelled run that is in memory already must still be heard of.
+        let limit = i64::try_from(room).unwrap_or(i64::MAX).clamp(1, CLAIM);
+        let rows = store::claim_runs(&mut tx, &held, now, limit).await?;
+        let definitions = self.missing_machines(&mut tx, &rows).await?;
+        tx.commit().await?;
+        for (name, machine) in definitions {
+            self.machines.insert(name, machine);
+        }
+        if i64::try_from(rows.len()).is_ok_and(|count| count == limit) && room > 0 {
+            // There may be more.
+            self.waker.here.notify_one();
+        }
+        let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
+        self.lose(&lost);
+        Ok(rows)
+    }
+
+    async fn missing_machines(
+        &self,
+        tx: &mut tenon_chassis::SystemTx,
+        rows: &[Row],
+    ) -> Result<HashMap<(uuid::Uuid, String, i32), Arc<Machine>>, Error> {
+        let mut machines = HashMap::new();
+        for row in rows {
+            let name = (row.tenant_id, row.workflow_id.clone(), row.version);
+            if self.machines.contains_key(&name) || machines.contains_key(&name) {
+                continue;
+            }
+            let about = (row.workflow_id.as_str(), row.version);
+            let definition = store::get_definition(&mut *tx, row.tenant_id.into(), about).await?;
+            // Resources were checked when it was published, and are again when they are called.
+            match asl::parse(&definition, &|_, _| Vec::new()) {
+                Ok(machine) => drop(machines.insert(name, Arc::new(machine))),
+                Err(faults) => {
+                    tracing::error!(workflow.id = row.workflow_id, ?faults, "a published definition is not valid");
+                }
+            }
+        }
+        Ok(machines)
+    }
+
+    fn restore(&self, row: Row) -> Result<(Active, Option<Input>), Unusable> {
+        if row.crashes >= CRASHES_MAX {
+            return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
+        }
+        let about = row.about();
+        let name = (row.tenant_id, row.workflow_id, row.version);
+        let machine = self.machines.get(&name);
+        let machine = machine.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
+        let Key { run, .. } = about.key;
+        let (execution, first) = match row.execution {
+            Some(state) => {
+                let execution = Execution::restore(&state, row.input);
+                (execution.map_err(|why| Unusable(format!("its state cannot be read: {why}")))?, None)
+            }
+            None => {
+                let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", about.workflow_id));
+                let (_, seed) = run.uuid().as_u64_pair();
+                let execution = Execution::new(&machine, &id, &workflow, row.input, seed, row.created_at);
+                (execution, Some(Input::Started))
+            }
+        };
+        Ok((Active { about, machine, execution, calls: HashMap::new() }, first))
+    }
+}

@@ -1,0 +1,163 @@
+//! A run as it is kept, and where it belongs.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tenon_chassis::{Fault, TenantId};
+use uuid::Uuid;
+
+tenon_chassis::id!(RunId, "run", "A run of a workflow.");
+
+/// Where a run is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Running,
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+}
+
+impl State {
+    /// As the database keeps it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::TimedOut => "TIMED_OUT",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// The type of the event that tells of it.
+    #[must_use]
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::Running => "tenon.workflow.run.created.v1",
+            Self::Succeeded => "tenon.workflow.run.succeeded.v1",
+            Self::Failed => "tenon.workflow.run.failed.v1",
+            Self::TimedOut => "tenon.workflow.run.timed_out.v1",
+            Self::Cancelled => "tenon.workflow.run.cancelled.v1",
+        }
+    }
+}
+
+impl From<String> for State {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "SUCCEEDED" => Self::Succeeded,
+            "FAILED" => Self::Failed,
+            "TIMED_OUT" => Self::TimedOut,
+            "CANCELLED" => Self::Cancelled,
+            // The column's CHECK leaves nothing else.
+            _ => Self::Running,
+        }
+    }
+}
+
+/// A run as its callers see it.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub id: RunId,
+    pub workflow_id: String,
+    pub version: i32,
+    pub entity_id: String,
+    pub state: State,
+    pub input: Value,
+    pub output: Option<Value>,
+    pub error: Option<String>,
+    pub cause: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// A run that is about to be.
+#[derive(Debug)]
+pub struct NewRun {
+    pub id: RunId,
+    pub partition: i16,
+    pub workflow_id: String,
+    pub version: i32,
+    pub entity_id: String,
+    pub input: Value,
+    pub created_by: String,
+    pub roles: Vec<String>,
+    pub traceparent: Option<String>,
+}
+
+/// Which runs a list shows; an absent filter shows all.
+#[derive(Debug, Default)]
+pub struct Filter {
+    pub workflow_id: Option<String>,
+    pub entity_id: Option<String>,
+    pub state: Option<State>,
+}
+
+/// Something that happened in a run.
+#[derive(Debug)]
+pub struct HistoryEvent {
+    pub id: i64,
+    pub previous_id: i64,
+    pub kind: String,
+    pub state: String,
+    pub details: Value,
+    pub time: DateTime<Utc>,
+}
+
+/// The partition of a run, 0 up to `partitions`: even, and for ever the same.
+#[must_use]
+pub fn partition(tenant: TenantId, run: RunId, partitions: i16) -> i16 {
+    let fold = |uuid: Uuid| {
+        let (high, low) = uuid.as_u64_pair();
+        high ^ low
+    };
+    // UUIDv7 begins with the time: multiplied, every bit has a say in the high ones that are taken.
+    let mixed = (fold(tenant.uuid()) ^ fold(run.uuid())).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let count = u64::from(partitions.unsigned_abs().max(1));
+    i16::try_from(mixed % count).expect("less than a count that is an i16")
+}
+
+/// The id in `runs/run_...`; what cannot be one is not found, whatever it is.
+#[must_use]
+pub fn id_of(name: &str) -> Option<RunId> {
+    name.strip_prefix("runs/")?.parse().ok()
+}
+
+/// Checks a caller's own id of what a run is about.
+///
+/// # Errors
+/// INVALID_FIELD when it is too long or holds what does not print.
+pub fn entity_id(text: &str) -> Result<&str, Fault> {
+    if text.chars().count() > 128 || text.chars().any(char::is_control) {
+        return Err(Fault::invalid("entity_id", "must have at most 128 characters and none that control"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use tenon_chassis::Clock;
+
+    use super::*;
+
+    #[test]
+    fn runs_spread_over_all_partitions() {
+        let clock = Clock::default();
+        let tenant = TenantId::new(&clock);
+        let mut counts = [0_u32; 64];
+        for _ in 0..6_400 {
+            counts[usize::try_from(partition(tenant, RunId::new(&clock), 64)).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (40..190).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn names_and_entities_are_checked() {
+        let id = RunId::new(&Clock::default());
+        assert_eq!(id_of(&format!("runs/{id}")), Some(id));
+        assert_eq!(id_of(&id.to_string()), None);
+        assert!(entity_id(&"é".repeat(128)).is_ok());
+        assert!(entity_id("a\u{0}").is_err() && entity_id(&"x".repeat(129)).is_err());
+    }
+}

@@ -4,5 +4,6 @@ mod harness;
 
 mod deploy;
 mod dev;
+mod every_table;
 mod tidy;
 mod walk;

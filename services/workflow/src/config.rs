@@ -6,7 +6,7 @@ use tenon_chassis::secret::Secret;
 /// What the workflow service is told beside the settings of the mesh.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Workflow")]
-#[group(id = "workflow")]
+#[group(skip)]
 pub struct Config {
     /// The password of the database roles tenon_workflow and tenon_workflow_system
     #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]

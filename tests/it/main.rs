@@ -5,5 +5,6 @@ mod harness;
 mod deploy;
 mod dev;
 mod every_table;
+mod migrate;
 mod tidy;
 mod walk;

@@ -36,9 +36,9 @@ impl Dev {
     }
 
     /// Starts it on a data folder.
-    pub async fn on(folder: &Path, ports: &Ports) -> Self {
+    pub async fn on(folder: &Path, port_flags: &[String]) -> Self {
         let mut command = tenon();
-        command.arg("dev").arg("--data-dir").arg(folder).args(port_flags(ports));
+        command.arg("dev").arg("--data-dir").arg(folder).args(port_flags);
         Self::start(command).await
     }
 

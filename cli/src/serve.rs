@@ -168,6 +168,8 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
     let admin = Admin::bind(&config, is_ready, Some(telemetry.metrics())).await?;
     let mesh = Mesh::join(config, Clock::default()).await?;
     let mut running = Running::default();
+    // What streams for ever ends with it.
+    running.ends[1] = mesh.draining.clone();
     running.last.spawn(admin.serve(running.ends[2].clone()));
     for part in &parts {
         running.start(part.bind(&mesh).await?);

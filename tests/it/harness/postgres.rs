@@ -140,6 +140,7 @@ fn answering(ready: &PathBuf) -> Option<String> {
     Some(url)
 }
 
+#[expect(clippy::zombie_processes, reason = "it outlives this process on purpose, and ends by itself")]
 fn start(ready: &PathBuf, folder: &std::path::Path) -> String {
     let _stale = fs::remove_file(ready);
     let log = folder.join("log");

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod crash;
 mod deploy;
 mod dev;
 mod every_table;

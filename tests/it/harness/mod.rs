@@ -11,7 +11,7 @@ mod servers;
 mod tenant;
 
 pub use binary::tenon;
-pub use mesh::{Backends, Mesh, OPERATOR_KEY, PARTS};
+pub use mesh::{Backends, Mesh, OPERATOR_KEY, PARTS, answer};
 pub use ports::Ports;
 pub use postgres::Database;
 pub use process::{Process, eventually};

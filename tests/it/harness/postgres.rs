@@ -87,7 +87,9 @@ impl Server {
         starting.lock().expect("a file can be locked");
         let ready = folder.join("ready.json");
         let url = answering(&ready).unwrap_or_else(|| start(&ready, &folder));
-        let server = Self { owner: url.parse().expect("tenon writes a URL"), template: template_name() };
+        let owner: PgConnectOptions = url.parse().expect("tenon writes a URL");
+        // The database that the URL names is made by a migration, and none migrates that one.
+        let server = Self { owner: owner.database("postgres"), template: template_name() };
         server.migrate(&url);
         (server, users)
     }

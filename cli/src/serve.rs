@@ -168,6 +168,8 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
     let admin = Admin::bind(&config, is_ready, Some(telemetry.metrics())).await?;
     let mesh = Mesh::join(config, Clock::default()).await?;
     let mut running = Running::default();
+    // What streams for ever ends with it.
+    running.ends[1] = mesh.draining.clone();
     running.last.spawn(admin.serve(running.ends[2].clone()));
     for part in &parts {
         running.start(part.bind(&mesh).await?);
@@ -179,7 +181,7 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
         died = running.any_ends() => Some(died),
     };
     ready.send_replace(false);
-    running.end().await;
+    running.end(&mesh.draining).await;
     mesh.leave().await;
     running.ends[2].cancel();
     running.last.join_all().await;
@@ -217,9 +219,11 @@ impl Running {
         ended.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string())
     }
 
-    async fn end(&mut self) {
+    /// `draining` ends the streams that would hold a service's connections open for ever.
+    async fn end(&mut self, draining: &CancellationToken) {
         self.ends[0].cancel();
         while self.edge.join_next().await.is_some() {}
+        draining.cancel();
         self.ends[1].cancel();
         while self.services.join_next().await.is_some() {}
     }

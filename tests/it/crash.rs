@@ -46,6 +46,11 @@ impl Eyes {
         row.expect("the owner can read everything").get(0)
     }
 
+    /// Changes what no API can.
+    async fn change(&self, sql: &str) {
+        self.0.lock().await.execute(AssertSqlSafe(sql)).await.expect("the owner can change everything");
+    }
+
     /// Waits until a statement returns at least this.
     async fn reaches(&self, sql: &str, least: i64) {
         let what = format!("at least {least} of: {sql}");

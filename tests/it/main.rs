@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod crash;
 mod deploy;
 mod dev;
 mod every_table;

@@ -4,6 +4,7 @@ mod harness;
 
 mod deploy;
 mod dev;
+mod every_method;
 mod every_table;
 mod tidy;
 mod walk;

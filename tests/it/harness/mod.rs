@@ -3,16 +3,22 @@
 //! `Mesh::start(Backends::Embedded)` is what most tests want: the whole mesh in one process on a database of its own.
 
 mod binary;
+mod contract;
+mod forge;
 mod mesh;
 mod ports;
 mod postgres;
 mod process;
 mod servers;
 mod tenant;
+mod wire;
 
 pub use binary::tenon;
-pub use mesh::{Backends, Mesh, OPERATOR_KEY, PARTS};
+pub use contract::Endpoint;
+pub use forge::{Forge, claims, header, mesh_token};
+pub use mesh::{Backends, MESH_KEY, Mesh, OPERATOR_KEY, PARTS};
 pub use ports::Ports;
 pub use postgres::Database;
 pub use process::{Process, eventually};
 pub use tenant::Tenant;
+pub use wire::{Answer, Headers, Wire, reason};

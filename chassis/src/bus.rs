@@ -93,7 +93,9 @@ impl Bus {
         let mut beats = db.pulse().subscribe();
         let name = format!("relay.{}", db.service);
         while !stop.is_cancelled() {
-            let sent = stop.run_until_cancelled(jetstream::relay_batch(&db, &stream, &name)).await;
+            let sent = stop
+                .run_until_cancelled(jetstream::relay_batch(&db, &stream, &name).instrument(telemetry::quiet()))
+                .await;
             pause(sent, &name, &mut beats, &stop).await;
         }
     }
@@ -104,7 +106,8 @@ impl Bus {
             Self::Outbox => {
                 let mut beats = db.pulse().subscribe();
                 while !stop.is_cancelled() {
-                    let handled = stop.run_until_cancelled(outbox_batch(&db, &consumer)).await;
+                    let handled =
+                        stop.run_until_cancelled(outbox_batch(&db, &consumer).instrument(telemetry::quiet())).await;
                     pause(handled, consumer.name, &mut beats, &stop).await;
                 }
             }

@@ -10,7 +10,6 @@ use crate::secret::{Key, Secret};
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 #[command(next_help_heading = "Mesh")]
-#[group(skip)]
 pub struct Config {
     /// The address to listen on; 0.0.0.0 in a container
     #[arg(long, env = "TENON_BIND", default_value = "127.0.0.1")]

@@ -16,8 +16,9 @@ use tenon_proto::tenant::v1::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status as GrpcStatus};
+use tracing::Instrument;
 
-use crate::{Clock, Fault, TenantId, client::Peer};
+use crate::{Clock, Fault, TenantId, client::Peer, telemetry};
 
 /// Tenants at most in memory: about 100 MB when full.
 const CAPACITY: u64 = 100_000;
@@ -213,7 +214,7 @@ impl Directory {
     /// Holds the stream of changes until stopped; reconnects after 250 ms.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let result = stop.run_until_cancelled(self.follow()).await;
+            let result = stop.run_until_cancelled(self.follow().instrument(telemetry::quiet())).await;
             if let Some(Err(status)) = result {
                 tracing::debug!(code = ?status.code(), "tenant stream ended");
             }

@@ -14,7 +14,10 @@ mod trace;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{
+    Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use clap_complete::Shell;
 use tokio::{runtime::Runtime, time::Instant};
 
@@ -133,13 +136,18 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
         return dev(&command, &file, &arguments);
     }
     let matches = settings::apply(command, &file.values).try_get_matches_from(arguments);
-    let matches = matches.unwrap_or_else(|error| refuse(&error));
+    let matches = matches.unwrap_or_else(|error| refuse(error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     dispatch(cli.command, &file)
 }
 
-/// Clap names missing flags; most people set the environment.
-fn refuse(error: &clap::Error) -> ! {
+/// Clap names missing flags, where most people set the environment; and it shows what it refuses, even a secret.
+fn refuse(mut error: clap::Error) -> ! {
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let flag = argument.split(' ').next().unwrap_or_default().trim_start_matches("--").replace('-', "_");
+    if settings::is_secret(&flag) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("[redacted]".to_owned()));
+    }
     if error.kind() == clap::error::ErrorKind::MissingRequiredArgument {
         eprintln!(
             "hint: --mesh-key is also TENON_MESH_KEY in the environment and mesh_key in the settings file, and so on;"
@@ -176,7 +184,8 @@ fn dev(command: &Command, file: &File, arguments: &[OsString]) -> Result<ExitCod
     let started = Instant::now();
     let lenient = command.clone().mut_subcommand("dev", settings::relax);
     let parse = |command: Command, values: &settings::Values| {
-        let matches = settings::apply(settings::apply(command, values), &file.values).get_matches_from(arguments);
+        let matches = settings::apply(settings::apply(command, values), &file.values).try_get_matches_from(arguments);
+        let matches = matches.unwrap_or_else(|error| refuse(error));
         let (_, matches) = matches.subcommand().expect("the command is dev");
         matches.clone()
     };
@@ -211,7 +220,7 @@ fn print_settings(mut command: Vec<OsString>, file: &File) -> Result<()> {
     }
     command.insert(0, "tenon".into());
     let mut described = settings::apply(settings::relax_all(Cli::command()), &file.values);
-    let matches = described.clone().try_get_matches_from(&command).unwrap_or_else(|error| error.exit());
+    let matches = described.clone().try_get_matches_from(&command).unwrap_or_else(|error| refuse(error));
     let mut matches = &matches;
     while let Some((name, inner)) = matches.subcommand() {
         described = described.find_subcommand(name).expect("clap found it too").clone();

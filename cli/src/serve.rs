@@ -11,6 +11,7 @@ use tenon_chassis::{
     server::{Admin, Server},
     telemetry,
 };
+use tenon_gateway::{Gateway, Upstream};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -30,9 +31,9 @@ pub(crate) enum Target {
     /// Billing: plans, subscriptions, usage, previews of invoices
     Billing(Box<One<tenon_billing::Config>>),
     /// Workflows: templates and their runs
-    Workflow(Box<One<pending::Workflow>>),
+    Workflow(Box<One<tenon_workflow::Config>>),
     /// The edge: HTTP/JSON in, gRPC out
-    Gateway(Box<One<pending::Gateway>>),
+    Gateway(Box<One<tenon_gateway::Config>>),
     /// Every part in one process
     All(Box<All>),
 }
@@ -58,9 +59,9 @@ pub(crate) struct All {
     #[command(flatten)]
     pub(crate) billing: tenon_billing::Config,
     #[command(flatten)]
-    pub(crate) workflow: pending::Workflow,
+    pub(crate) workflow: tenon_workflow::Config,
     #[command(flatten)]
-    pub(crate) gateway: pending::Gateway,
+    pub(crate) gateway: tenon_gateway::Config,
 }
 
 /// One part of the mesh, with its settings.
@@ -68,8 +69,8 @@ pub(crate) enum Part {
     Auth(tenon_auth::Config),
     Tenant(tenon_tenant::Config),
     Billing(tenon_billing::Config),
-    Workflow(pending::Workflow),
-    Gateway(pending::Gateway),
+    Workflow(tenon_workflow::Config),
+    Gateway(tenon_gateway::Config),
 }
 
 impl All {
@@ -105,7 +106,7 @@ impl Part {
             Self::Auth(config) => Some((tenon_auth::NAME, &config.auth_db_password)),
             Self::Tenant(config) => Some((tenon_tenant::NAME, &config.tenant_db_password)),
             Self::Billing(config) => Some((tenon_billing::NAME, &config.billing_db_password)),
-            Self::Workflow(config) => Some(("workflow", &config.workflow_db_password)),
+            Self::Workflow(config) => Some((tenon_workflow::NAME, &config.workflow_db_password)),
             Self::Gateway(_) => None,
         }
     }
@@ -115,10 +116,8 @@ impl Part {
             Self::Auth(config) => Bound::Service(tenon_auth::bind(mesh, config).await?),
             Self::Tenant(config) => Bound::Service(tenon_tenant::bind(mesh, config).await?),
             Self::Billing(config) => Bound::Service(tenon_billing::bind(mesh, config).await?),
-            Self::Workflow(_) => Bound::Pending(tokio::net::TcpListener::bind(mesh.config.listen("workflow")).await?),
-            Self::Gateway(config) => {
-                Bound::Pending(tokio::net::TcpListener::bind((mesh.config.bind, config.edge_port)).await?)
-            }
+            Self::Workflow(config) => Bound::Service(tenon_workflow::bind(mesh, config).await?),
+            Self::Gateway(config) => Bound::Edge(edge(mesh, config.clone()).await?),
         })
     }
 }
@@ -126,7 +125,18 @@ impl Part {
 /// A part that has its port.
 enum Bound {
     Service(Server),
-    Pending(tokio::net::TcpListener),
+    Edge(Gateway),
+}
+
+/// The edge in front of every service of the mesh.
+async fn edge(mesh: &Mesh, config: tenon_gateway::Config) -> Result<Gateway> {
+    let upstream = |service: &str| Upstream {
+        prefix: format!("tenon.{service}."),
+        audience: service.to_owned(),
+        url: mesh.config.url(service),
+    };
+    let upstreams = Config::SERVICES.into_iter().map(upstream).collect();
+    Ok(Gateway::bind(config, mesh, mesh.contract.clone(), upstreams).await?)
 }
 
 /// Serves until SIGTERM or Ctrl-C.
@@ -158,6 +168,8 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
     let admin = Admin::bind(&config, is_ready, Some(telemetry.metrics())).await?;
     let mesh = Mesh::join(config, Clock::default()).await?;
     let mut running = Running::default();
+    // What streams for ever ends with it.
+    running.ends[1] = mesh.draining.clone();
     running.last.spawn(admin.serve(running.ends[2].clone()));
     for part in &parts {
         running.start(part.bind(&mesh).await?);
@@ -169,7 +181,7 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
         died = running.any_ends() => Some(died),
     };
     ready.send_replace(false);
-    running.end().await;
+    running.end(&mesh.draining).await;
     mesh.leave().await;
     running.ends[2].cancel();
     running.last.join_all().await;
@@ -193,13 +205,7 @@ impl Running {
     fn start(&mut self, bound: Bound) {
         match bound {
             Bound::Service(server) => drop(self.services.spawn(server.serve(self.ends[1].clone()))),
-            Bound::Pending(listener) => drop(self.edge.spawn({
-                let stop = self.ends[0].clone();
-                async move {
-                    stop.cancelled().await;
-                    drop(listener);
-                }
-            })),
+            Bound::Edge(gateway) => drop(self.edge.spawn(gateway.serve(self.ends[0].clone()))),
         }
     }
 
@@ -213,9 +219,11 @@ impl Running {
         ended.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string())
     }
 
-    async fn end(&mut self) {
+    /// `draining` ends the streams that would hold a service's connections open for ever.
+    async fn end(&mut self, draining: &CancellationToken) {
         self.ends[0].cancel();
         while self.edge.join_next().await.is_some() {}
+        draining.cancel();
         self.ends[1].cancel();
         while self.services.join_next().await.is_some() {}
     }
@@ -235,19 +243,4 @@ pub(crate) fn on_signal(stop: CancellationToken) -> Result<()> {
         }
     });
     Ok(())
-}
-
-mod pending {
-    #[derive(Debug, Clone, clap::Args)]
-    #[group(skip)]
-    pub(crate) struct Workflow {
-        #[arg(long, env = "TENON_WORKFLOW_DB_PASSWORD", hide_env_values = true)]
-        pub(crate) workflow_db_password: tenon_chassis::secret::Secret,
-    }
-    #[derive(Debug, Clone, clap::Args)]
-    #[group(skip)]
-    pub(crate) struct Gateway {
-        #[arg(long, env = "TENON_EDGE_PORT", default_value_t = 8080)]
-        pub(crate) edge_port: u16,
-    }
 }

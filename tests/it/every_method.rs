@@ -13,7 +13,7 @@ use tenon_proto::{
 use tonic::Code::{self, FailedPrecondition, PermissionDenied, Unauthenticated};
 
 use crate::harness::{
-    Answer, Backends, Endpoint, Forge, Headers, Mesh, OPERATOR_KEY, Tenant, Wire, mesh_token,
+    Answer, Backends, Endpoint, Forge, Headers, Mesh, Tenant, Wire, mesh_token,
 };
 
 #[test]
@@ -158,7 +158,7 @@ fn bad_tokens(own: &Forge, other: &Forge) -> Vec<Intruder> {
 }
 
 /// Credentials that are good, and not for this. `audience` is who is called: a service, or the edge.
-fn wrong_credentials(own: &Forge, audience: &str) -> Vec<Intruder> {
+fn wrong_credentials(own: &Forge, operator_key: &str, audience: &str) -> Vec<Intruder> {
     let iat = own.claims["iat"].as_i64().expect("a number");
     let tid = own.claims["tid"].as_str();
     let key = |key: &str| vec![("x-operator-key", key.to_owned())];
@@ -168,7 +168,7 @@ fn wrong_credentials(own: &Forge, audience: &str) -> Vec<Intruder> {
     let expired = bearer(&mesh_token(audience, tid, iat - 1000));
     vec![
         Intruder { name: "the admin", headers: bearer(&own.sign(&json!({}))), tenant, operator, mesh },
-        Intruder { name: "the operator", headers: key(OPERATOR_KEY), tenant: REQUIRED, operator: None, mesh: REQUIRED },
+        Intruder { name: "the operator", headers: key(operator_key), tenant: REQUIRED, operator: None, mesh: REQUIRED },
         Intruder { name: "a wrong key", headers: key("guess"), tenant: REQUIRED, operator: wrong_key, mesh: REQUIRED },
         Intruder { name: "an empty key", headers: key(""), tenant: REQUIRED, operator: wrong_key, mesh: REQUIRED },
         Intruder {
@@ -280,7 +280,8 @@ impl Stage {
         let Some(everyone) = self.call(at, door, &Headers::new()).await else { return };
         let is_public = at.method.access == Access::Public;
         let mut intruders = bad_tokens(&self.alpha, &self.bravos);
-        intruders.extend(wrong_credentials(&self.alpha, if door == Door::Port { at.service } else { "gateway" }));
+        let audience = if door == Door::Port { at.service } else { "gateway" };
+        intruders.extend(wrong_credentials(&self.alpha, &self.mesh.operator_key, audience));
         intruders.extend(weak_users(&self.alpha, at));
         for Intruder { name, headers, tenant, operator, mesh } in intruders {
             let expected = match at.method.access {
@@ -326,7 +327,7 @@ impl Stage {
     /// x-tenant-id is believed by nobody: refused on the port, and what the edge lets out of it is nothing.
     async fn spoofer(&self, at: &Endpoint, faults: &mut Vec<String>) {
         let mut headers = match at.method.access {
-            Access::Operator => vec![("x-operator-key", OPERATOR_KEY.to_owned())],
+            Access::Operator => vec![("x-operator-key", self.mesh.operator_key.clone())],
             Access::Mesh => {
                 let iat = self.alpha.claims["iat"].as_i64().expect("a number");
                 bearer(&mesh_token(at.service, self.alpha.claims["tid"].as_str(), iat))

@@ -6,5 +6,6 @@ mod deploy;
 mod dev;
 mod every_method;
 mod every_table;
+mod migrate;
 mod tidy;
 mod walk;

@@ -9,9 +9,13 @@ use async_nats::{
 use chrono::DateTime;
 use futures::{StreamExt, future::try_join_all};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{BACKOFF, BATCH, Consumer, Event, handle};
-use crate::db::{Db, Error, store};
+use crate::{
+    db::{Db, Error, store},
+    telemetry,
+};
 
 const STREAM: &str = "TENON_EVENTS";
 /// Events are kept this long for a consumer that was away.
@@ -121,7 +125,7 @@ fn event(message: &async_nats::Message) -> Option<Event> {
 /// Pulls, handles in one transaction, acknowledges after its commit.
 pub(super) async fn consume(db: Db, stream: JetStream, consumer: Consumer, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let result = stop.run_until_cancelled(follow(&db, &stream, &consumer)).await;
+        let result = stop.run_until_cancelled(follow(&db, &stream, &consumer).instrument(telemetry::quiet())).await;
         if let Some(Err(error)) = result {
             tracing::warn!(consumer = consumer.name, error, "events were not handled; they come again");
         }

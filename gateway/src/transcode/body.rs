@@ -2,11 +2,8 @@
 
 use std::fmt;
 
-use prost_reflect::{
-    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, SerializeOptions,
-    Value,
-};
-use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, value::MapAccessDeserializer};
+use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use serde::de::{DeserializeSeed, IntoDeserializer, MapAccess, value::MapAccessDeserializer};
 use serde_json::{Value as Json, json};
 
 use super::{JSON_DEPTH, text};
@@ -204,23 +201,4 @@ impl Faults {
             self.violations.push((path.to_owned(), why));
         }
     }
-}
-
-/// Writes the value of one field of a message.
-pub(super) fn write_field(
-    json: &mut Vec<u8>,
-    message: &DynamicMessage,
-    field: &FieldDescriptor,
-) -> Result<(), serde_json::Error> {
-    let value = message.get_field(field);
-    if let Value::Message(inner) = value.as_ref() {
-        return serde_json::to_writer(json, inner);
-    }
-    // A value has no serializer of its own; a message of nothing else has.
-    let mut alone = DynamicMessage::new(message.descriptor());
-    alone.set_field(field, value.into_owned());
-    let options = SerializeOptions::new().skip_default_fields(alone.has_field(field));
-    let object = alone.serialize_with_options(serde_json::value::Serializer, &options)?;
-    let value = object.get(field.json_name()).ok_or_else(|| de::Error::custom("the field has no value"))?;
-    serde_json::to_writer(json, value)
 }

@@ -1,11 +1,13 @@
 //! Transcoding: an HTTP request to the bytes of the request message, the bytes of the response message to JSON.
 //!
-//! JSON is the proto3 mapping: lowerCamelCase out, both spellings in, 64-bit integers as strings, fields that have their
-//! default value are left out. A field that nothing is known about is refused by name.
+//! JSON is the proto3 mapping: lowerCamelCase out, both spellings in, 64-bit integers as strings. Fields that have their
+//! default value are written (an empty list is [] and no riddle), but for those of a message that is not set. A field that
+//! nothing is known about is refused by name.
 
 mod body;
 mod query;
 mod text;
+mod write;
 
 use std::{fmt, ops::Range};
 
@@ -169,8 +171,8 @@ impl Binding {
         let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| broken("cannot be decoded"))?;
         let mut json = Vec::with_capacity(size * 2 + 64);
         let written = match &self.response_body {
-            None => serde_json::to_writer(&mut json, &message),
-            Some(field) => body::write_field(&mut json, &message, field),
+            None => write::message(&mut json, &message),
+            Some(field) => write::field(&mut json, &message, field),
         };
         written.map_err(|_| broken("has no JSON form"))?;
         Ok(json)

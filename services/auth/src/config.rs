@@ -7,7 +7,6 @@ use tenon_chassis::secret::Secret;
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 #[command(next_help_heading = "Auth")]
-#[group(skip)]
 pub struct Config {
     /// The password of the database roles tenon_auth and tenon_auth_system
     #[arg(long, env = "TENON_AUTH_DB_PASSWORD", hide_env_values = true)]

@@ -7,7 +7,6 @@ use tenon_chassis::secret::Secret;
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 #[command(next_help_heading = "Billing")]
-#[group(skip)]
 pub struct Config {
     /// The password of the database roles tenon_billing and tenon_billing_system
     #[arg(long, env = "TENON_BILLING_DB_PASSWORD", hide_env_values = true)]

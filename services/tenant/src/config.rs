@@ -7,7 +7,6 @@ use tenon_chassis::secret::Secret;
 #[derive(Debug, Clone, Args)]
 #[group(skip)]
 #[command(next_help_heading = "Tenant")]
-#[group(skip)]
 pub struct Config {
     /// The password of the database roles tenon_tenant and tenon_tenant_system
     #[arg(long, env = "TENON_TENANT_DB_PASSWORD", hide_env_values = true)]

@@ -7,9 +7,10 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
-use tenon_chassis::{Caller, Db, Mesh, TenantId, client::Peer, secret::Sealer};
+use tenon_chassis::{Caller, Db, Mesh, TenantId, client::Peer, secret::Sealer, telemetry};
 use tenon_proto::policy::Method;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     NAME,
@@ -124,7 +125,8 @@ impl Onboarding {
     /// Goes on with sign-ups that a crash or an outage left between their steps, until stopped.
     pub async fn resume(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(RESUME_EVERY)).await.is_some() {
-            if let Some(Err(error)) = stop.run_until_cancelled(self.resume_left()).await {
+            if let Some(Err(error)) = stop.run_until_cancelled(self.resume_left().instrument(telemetry::quiet())).await
+            {
                 tracing::warn!(%error, "sign-ups could not be looked for");
             }
         }

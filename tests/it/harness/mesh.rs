@@ -1,21 +1,19 @@
 //! The mesh under test: real processes of the real binary.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, process::Command};
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use rustix::process::Signal;
-use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    Database, Ports, Process, eventually,
+    Database, Edge, Ports, Process, eventually,
     postgres::ROLE_PASSWORD,
     servers::{self, Server},
     tenon,
 };
 
 /// What `x-operator-key` must carry.
-pub const OPERATOR_KEY: &str = "test-operator-key";
+const OPERATOR_KEY: &str = "test-operator-key";
 /// Every part; each can be a process of its own.
 pub const PARTS: [&str; 5] = ["auth", "tenant", "billing", "workflow", "gateway"];
 /// 32 bytes in base64; the same for every mesh, as they share nothing.
@@ -34,16 +32,21 @@ pub enum Backends {
 /// A mesh that runs.
 #[derive(Debug)]
 pub struct Mesh {
-    /// `http://127.0.0.1:PORT` of the edge.
-    pub edge: String,
+    pub edge: Edge,
     /// The gRPC port of each service.
     pub ports: BTreeMap<&'static str, u16>,
     pub database: Database,
     settings: Vec<(String, String)>,
     processes: BTreeMap<&'static str, Slot>,
-    http: Client,
     servers: Vec<Server>,
     _ports: Vec<Ports>,
+}
+
+impl std::ops::Deref for Mesh {
+    type Target = Edge;
+    fn deref(&self) -> &Edge {
+        &self.edge
+    }
 }
 
 /// A process of the mesh, and how it is started (again).
@@ -85,12 +88,11 @@ impl Mesh {
         }
         settings.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let mut mesh = Self {
-            edge: format!("http://127.0.0.1:{edge}"),
+            edge: Edge::new(&format!("http://127.0.0.1:{edge}"), OPERATOR_KEY),
             ports,
             database,
             settings,
             processes: BTreeMap::new(),
-            http: client(),
             servers,
             _ports: Vec::new(),
         };
@@ -109,7 +111,7 @@ impl Mesh {
 
     /// Starts a process (again) and waits until it is ready.
     pub async fn restart(&mut self, target: &'static str) {
-        let http = self.http.clone();
+        let http = self.edge.http.clone();
         let slot = self.slot(target);
         let mut process = Process::start(target, &slot.command);
         let url = format!("http://127.0.0.1:{}/readyz", slot.admin_port);
@@ -157,27 +159,6 @@ impl Mesh {
         &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
     }
 
-    /// A request to the edge.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.edge))
-    }
-
-    /// GET with a bearer token.
-    pub async fn get(&self, path: &str, token: &str) -> (StatusCode, Value) {
-        answer(self.request(Method::GET, path).bearer_auth(token)).await
-    }
-
-    /// POST with a bearer token; an empty one sends none.
-    pub async fn post(&self, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
-        let request = self.request(Method::POST, path).json(body);
-        answer(if token.is_empty() { request } else { request.bearer_auth(token) }).await
-    }
-
-    /// POST with the operator's credential.
-    pub async fn operate(&self, path: &str, body: &Value) -> (StatusCode, Value) {
-        answer(self.request(Method::POST, path).header("x-operator-key", OPERATOR_KEY).json(body)).await
-    }
-
     /// A gRPC connection to a service's own port.
     pub fn grpc(&self, service: &str) -> Channel {
         let uri = format!("http://127.0.0.1:{}", self.ports[service]);
@@ -194,18 +175,6 @@ impl Mesh {
         assert!(output.status.success(), "tenon token failed: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("a token is text").trim().to_owned()
     }
-}
-
-/// Sends, and reads the answer's status and JSON; a body that is no JSON comes as a string.
-pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
-    let response = request.send().await.expect("the edge answers");
-    let status = response.status();
-    let text = response.text().await.expect("the answer can be read");
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-}
-
-fn client() -> Client {
-    Client::builder().timeout(Duration::from_secs(30)).no_proxy().build().expect("a plain client can be made")
 }
 
 fn base_settings(database: &Database, edge: u16, ports: &BTreeMap<&'static str, u16>) -> Vec<(String, String)> {

@@ -4,21 +4,23 @@
 
 mod binary;
 mod contract;
+mod dev;
+mod edge;
 mod forge;
 mod mesh;
 mod ports;
 mod postgres;
 mod process;
 mod servers;
-mod tenant;
 mod wire;
 
 pub use binary::tenon;
 pub use contract::Endpoint;
+pub use dev::{Dev, port_flags};
+pub use edge::{Edge, Tenant, answer, sign_up, text};
 pub use forge::{Forge, claims, header, mesh_token};
-pub use mesh::{Backends, MESH_KEY, Mesh, OPERATOR_KEY, PARTS};
+pub use mesh::{Backends, MESH_KEY, Mesh, PARTS};
 pub use ports::Ports;
 pub use postgres::Database;
 pub use process::{Process, eventually};
-pub use tenant::Tenant;
 pub use wire::{Answer, Headers, Wire, reason};

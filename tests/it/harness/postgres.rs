@@ -16,7 +16,9 @@ use std::{
 };
 
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions,
+};
 
 use super::{binary, tenon};
 
@@ -43,16 +45,33 @@ pub struct Database {
 }
 
 impl Database {
-    /// A copy of the template: about 30 ms.
+    /// A migrated database: a copy of the template, about 30 ms.
     pub async fn create() -> Self {
+        Self::copy_of(|server| server.template.clone()).await
+    }
+
+    async fn copy_of(template: impl Fn(&Server) -> String) -> Self {
         let server = tokio::task::spawn_blocking(|| SERVER.0.clone()).await.expect("the server starts");
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut connection = PgConnection::connect_with(&server.owner).await.expect("the server answers");
-        let statement = format!("create database {name} template {} strategy file_copy", server.template);
+        let statement = format!("create database {name} template {} strategy file_copy", template(&server));
         connection.execute(AssertSqlSafe(statement)).await.expect("the template can be copied");
         let port = server.owner.get_port();
         Self { owner: server.owner.database(&name), name, port }
+    }
+
+    /// The password of every service role; roles belong to the whole server.
+    pub const ROLE_PASSWORD: &str = ROLE_PASSWORD;
+
+    /// A database that nothing was migrated in: about 30 ms.
+    pub async fn create_empty() -> Self {
+        Self::copy_of(|_| "template0".to_owned()).await
+    }
+
+    /// As its owner, as TENON_ADMIN_DATABASE_URL wants it.
+    pub fn owner_url(&self) -> String {
+        self.owner.to_url_lossy().to_string()
     }
 
     /// Without a user, as TENON_DATABASE_URL wants it.
@@ -87,7 +106,8 @@ impl Server {
         starting.lock().expect("a file can be locked");
         let ready = folder.join("ready.json");
         let url = answering(&ready).unwrap_or_else(|| start(&ready, &folder));
-        let server = Self { owner: url.parse().expect("tenon writes a URL"), template: template_name() };
+        let owner: PgConnectOptions = url.parse().expect("tenon writes a URL");
+        let server = Self { owner: owner.database("postgres"), template: template_name() };
         server.migrate(&url);
         (server, users)
     }

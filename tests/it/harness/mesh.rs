@@ -17,7 +17,7 @@ const OPERATOR_KEY: &str = "test-operator-key";
 /// Every part; each can be a process of its own.
 pub const PARTS: [&str; 5] = ["auth", "tenant", "billing", "workflow", "gateway"];
 /// 32 bytes in base64; the same for every mesh, as they share nothing.
-const MESH_KEY: &str = "bWVzaC1rZXktb2YtdGhlLXRlc3RzLTMyLWJ5dGVzISE=";
+pub const MESH_KEY: &str = "bWVzaC1rZXktb2YtdGhlLXRlc3RzLTMyLWJ5dGVzISE=";
 const MASTER_KEY: &str = "bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMzItYnl0ZXM=";
 
 /// What the mesh stands on besides Postgres.

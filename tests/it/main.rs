@@ -10,5 +10,6 @@ mod dev;
 mod every_method;
 mod every_table;
 mod migrate;
+mod serve;
 mod tidy;
 mod walk;

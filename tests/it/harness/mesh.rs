@@ -182,12 +182,6 @@ impl Mesh {
         self.processes.get_mut(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}"))
     }
 
-    /// The process ids of Redis and NATS, for tests that stop them.
-    pub fn backend(&self, name: &str) -> &Process {
-        let server = self.servers.iter().find(|server| server.url.starts_with(name));
-        &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
-    }
-
     /// A gRPC connection to a service's own port.
     pub fn grpc(&self, service: &str) -> Channel {
         let uri = format!("http://127.0.0.1:{}", self.ports[service]);

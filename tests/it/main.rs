@@ -7,6 +7,7 @@ mod harness;
 mod crash;
 mod deploy;
 mod dev;
+mod doctor;
 mod every_method;
 mod every_table;
 mod migrate;

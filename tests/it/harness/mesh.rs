@@ -173,6 +173,11 @@ impl Mesh {
         process.wait()
     }
 
+    /// The port of a process' health and metrics.
+    pub fn admin_port(&self, target: &'static str) -> u16 {
+        self.processes.get(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}")).admin_port
+    }
+
     /// What a process has printed.
     pub fn log(&self, target: &'static str) -> String {
         self.processes.get(target).and_then(|slot| slot.process.as_ref()).map(Process::log).unwrap_or_default()

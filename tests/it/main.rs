@@ -2,10 +2,15 @@
 
 mod harness;
 
+mod bad_input;
+mod bad_values;
+mod cancelled;
 mod deploy;
 mod dev;
 mod every_method;
 mod every_table;
+mod identity;
+mod limits;
 mod migrate;
 mod tidy;
 mod walk;

@@ -5,6 +5,7 @@ mod harness;
 mod bad_input;
 mod bad_values;
 mod cancelled;
+mod crash;
 mod deploy;
 mod dev;
 mod every_method;

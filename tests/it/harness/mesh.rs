@@ -73,6 +73,11 @@ impl Mesh {
         Self::launch(backends, &PARTS, &[]).await
     }
 
+    /// As `start_separately`, with more settings.
+    pub async fn start_separately_with(backends: Backends, settings: &[(&str, &str)]) -> Self {
+        Self::launch(backends, &PARTS, settings).await
+    }
+
     async fn launch(backends: Backends, targets: &[&'static str], more: &[(&str, &str)]) -> Self {
         let (own, admin) = (Ports::take(), Ports::take());
         let database = Database::create().await;
@@ -132,6 +137,30 @@ impl Mesh {
         self.slot(target).process = Some(process);
     }
 
+    /// Starts one more replica of a part, under a name and on a port of its own.
+    pub async fn add(&mut self, name: &'static str, part: &str) {
+        let own = Ports::take();
+        let (mut command, admin_port) = (tenon(), own.next());
+        command.args(["serve", part]).envs(self.settings.iter().cloned());
+        command.env("TENON_ADMIN_PORT", admin_port.to_string());
+        command.env(format!("TENON_{}_PORT", part.to_uppercase()), own.next().to_string());
+        self.processes.insert(name, Slot { command, admin_port, process: None });
+        self._ports.push(own);
+        self.restart(name).await;
+    }
+
+    /// Stops a process where it stands (STOP), or lets it go on (CONT).
+    pub fn signal(&mut self, target: &'static str, signal: Signal) {
+        let process = self.slot(target).process.as_ref();
+        process.unwrap_or_else(|| panic!("{target} does not run")).signal(signal);
+    }
+
+    /// `kill -9` of Redis or NATS, and a start on what it had written.
+    pub fn restart_backend(&mut self, name: &str) {
+        let server = self.servers.iter_mut().find(|server| server.url.starts_with(name));
+        server.unwrap_or_else(|| panic!("this mesh has no {name}")).restart();
+    }
+
     /// `kill -9` of a process (`all` or a part); `restart` starts it again.
     pub fn kill_9(&mut self, target: &'static str) {
         self.slot(target).process.take().unwrap_or_else(|| panic!("{target} does not run")).kill_9();
@@ -151,12 +180,6 @@ impl Mesh {
 
     fn slot(&mut self, target: &'static str) -> &mut Slot {
         self.processes.get_mut(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}"))
-    }
-
-    /// The process ids of Redis and NATS, for tests that stop them.
-    pub fn backend(&self, name: &str) -> &Process {
-        let server = self.servers.iter().find(|server| server.url.starts_with(name));
-        &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
     }
 
     /// A gRPC connection to a service's own port.

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{Ports, Process};
@@ -11,7 +12,20 @@ use super::{Ports, Process};
 pub struct Server {
     pub url: String,
     pub process: Process,
+    name: &'static str,
+    command: Command,
+    port: u16,
     _folder: TempDir,
+}
+
+impl Server {
+    /// `kill -9`, and a start on the same folder and port.
+    pub fn restart(&mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait();
+        self.process = Process::start(self.name, &self.command);
+        self.process.listens(self.port);
+    }
 }
 
 /// Redis that keeps nothing.
@@ -34,10 +48,10 @@ pub fn nats(ports: &Ports) -> Server {
 }
 
 /// The last argument is the folder.
-fn start(name: &str, mut command: Command, port: u16, url: String) -> Server {
+fn start(name: &'static str, mut command: Command, port: u16, url: String) -> Server {
     let folder = tempfile::tempdir().expect("the temporary folder can be written");
     command.arg(folder.path());
     let mut process = Process::start(name, &command);
     process.listens(port);
-    Server { url, process, _folder: folder }
+    Server { url, process, name, command, port, _folder: folder }
 }

@@ -1,0 +1,99 @@
+//! Processes that are really killed, at random points: whatever was acknowledged is there, and every effect is once.
+
+mod load;
+mod owners;
+mod signups;
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tokio::sync::Mutex;
+
+use crate::harness::{Backends, Mesh, eventually};
+use load::Load;
+
+/// Engines take over from one that died after this long, so that tests need not wait for the usual three seconds.
+const LEASE: (&str, &str) = ("TENON_WORKFLOW_LEASE_MS", "1000");
+
+/// Numbers that look random and are the same in each test run (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// The database as its owner sees it, whatever becomes of the mesh.
+struct Eyes(Mutex<PgConnection>);
+
+impl Eyes {
+    async fn open(mesh: &Mesh) -> Self {
+        Self(Mutex::new(mesh.database.owner().await))
+    }
+
+    /// The one number that a statement returns.
+    async fn count(&self, sql: &str) -> i64 {
+        let row = self.0.lock().await.fetch_one(AssertSqlSafe(sql)).await;
+        row.expect("the owner can read everything").get(0)
+    }
+
+    /// The one text that a statement returns.
+    async fn text(&self, sql: &str) -> String {
+        let row = self.0.lock().await.fetch_one(AssertSqlSafe(sql)).await;
+        row.expect("the owner can read everything").get(0)
+    }
+
+    /// Changes what no API can.
+    async fn change(&self, sql: &str) {
+        self.0.lock().await.execute(AssertSqlSafe(sql)).await.expect("the owner can change everything");
+    }
+
+    /// Waits until a statement returns at least this.
+    async fn reaches(&self, sql: &str, least: i64) {
+        let what = format!("at least {least} of: {sql}");
+        eventually(&what, || async { (self.count(sql).await >= least).then_some(()) }).await;
+    }
+}
+
+/// Kills one victim after the other, each somewhere in its share of the work, and starts it again.
+async fn kill_in_turn(mesh: &mut Mesh, load: &Load, victims: &[&'static str], seed: u64) {
+    let mut dice = Dice(seed);
+    let share = load.steps() / u64::try_from(victims.len()).expect("a few");
+    for (turn, victim) in (0..).zip(victims) {
+        load.has_done(turn * share + dice.below(share)).await;
+        match *victim {
+            "nats" => mesh.restart_backend("nats"),
+            process => {
+                mesh.kill_9(process);
+                mesh.restart(process).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_as_a_whole_it_finishes_every_run_with_each_effect_once() {
+    let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
+    let load = Load::start(&mesh, "whole", &load::ALL).await;
+    kill_in_turn(&mut mesh, &load, &["all", "all", "all", "all"], 1).await;
+    load.is_whole(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_part_by_part_it_finishes_every_run_with_each_effect_once() {
+    let mut mesh = Mesh::start_separately_with(Backends::Embedded, &[LEASE]).await;
+    let load = Load::start(&mesh, "parts", &load::ALL).await;
+    kill_in_turn(&mut mesh, &load, &["workflow", "auth", "billing", "workflow", "auth", "workflow"], 2).await;
+    load.is_whole(&mesh).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_its_broker_it_counts_every_run_once() {
+    let mut mesh = Mesh::start_with(Backends::Full, &[LEASE]).await;
+    let load = Load::start(&mesh, "broker", &load::ALL).await;
+    kill_in_turn(&mut mesh, &load, &["nats", "all", "nats"], 3).await;
+    load.is_whole(&mesh).await;
+}

@@ -1,4 +1,6 @@
 //! The whole mesh, as its users see it: real processes on real Postgres, Redis and NATS.
+#![expect(unreachable_pub, reason = "a test binary has no outside; pub marks what tests take from the harness")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod harness;
 
@@ -13,5 +15,6 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod serve;
 mod tidy;
 mod walk;

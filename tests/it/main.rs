@@ -4,12 +4,17 @@
 
 mod harness;
 
+mod bad_input;
+mod bad_values;
+mod cancelled;
 mod crash;
 mod deploy;
 mod dev;
 mod doctor;
 mod every_method;
 mod every_table;
+mod identity;
+mod limits;
 mod migrate;
 mod serve;
 mod tidy;

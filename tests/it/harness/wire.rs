@@ -53,7 +53,9 @@ impl Wire {
 
     /// A request to the edge; an empty body sends none.
     pub async fn http(&self, mesh: &Mesh, verb: Verb, path: &str, headers: &Headers, body: &[u8]) -> Answer {
-        let mut request = self.edge.request(verb, format!("{}{path}", mesh.edge.url));
+        // HTTP/2 for what is refused before it is read: over HTTP/1 the answer may be lost when the connection closes.
+        let client = if body.len() > 1024 * 1024 { &self.grpc } else { &self.edge };
+        let mut request = client.request(verb, format!("{}{path}", mesh.edge.url));
         if !body.is_empty() {
             request = request.body(body.to_vec());
             if !headers.iter().any(|(name, _)| *name == "content-type") {

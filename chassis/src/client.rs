@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tonic::{
-    Code, Status,
+    Code, Status, TimeoutExpired,
     body::Body,
     transport::{Channel, Endpoint, Error as TransportError},
 };
@@ -123,6 +123,13 @@ fn reachable(body: Body) -> Body {
 
 /// A connection that could not be made, or ended under the call: tonic calls the latter UNKNOWN, which nobody repeats.
 fn unreachable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return Status::deadline_exceeded("the deadline passed before the answer came");
+        }
+        cause = error.source();
+    }
     tracing::debug!(error, "service cannot be reached");
     Status::unavailable("the service cannot be reached just now")
 }

@@ -9,5 +9,6 @@ mod deploy;
 mod dev;
 mod every_table;
 mod migrate;
+mod runs;
 mod tidy;
 mod walk;

@@ -10,7 +10,7 @@ use super::Eyes;
 use crate::harness::{Mesh, Tenant, answer, eventually};
 
 /// Runs of a load.
-const RUNS: u64 = 60;
+const RUNS: u64 = 40;
 
 /// What a step of a run can be. None is harmless when it is done twice: a child run would be one more, an id drawn anew
 /// would count again, and a user that exists fails the run.

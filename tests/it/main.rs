@@ -16,6 +16,7 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod runs;
 mod serve;
 mod tidy;
 mod walk;

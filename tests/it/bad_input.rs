@@ -225,7 +225,7 @@ async fn bad_names(ground: &Ground, at: &Endpoint, faults: &mut Vec<String>) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_route_refuses_what_it_cannot_read() {
     let ground = Ground::lay().await;
     let (mut faults, mut routes) = (Vec::new(), 0);
@@ -246,7 +246,7 @@ async fn every_route_refuses_what_it_cannot_read() {
 }
 
 /// Bytes that are no message, on the ports themselves: an answer of gRPC's, and the service serves on.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_port_refuses_bytes_that_are_no_message() {
     let ground = Ground::lay().await;
     let mut faults = Vec::new();

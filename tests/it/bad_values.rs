@@ -17,9 +17,8 @@ const NOWHERE: &str = "tenants/ten_0190000000007000800000000000ffff";
 const NO_RUN: &str = "runs/run_0190000000007000800000000000ffff";
 
 fn users() -> Cases {
-    let user = |email: &str, password: &str, roles: Value| {
-        json!({ "email": email, "password": password, "roles": roles })
-    };
+    let user =
+        |email: &str, password: &str, roles: Value| json!({ "email": email, "password": password, "roles": roles });
     let viewer = json!(["viewer"]);
     vec![
         (json!({}), "email"),
@@ -66,9 +65,8 @@ fn sign_ups() -> Cases {
 }
 
 fn logins() -> Cases {
-    let login = |tenant: &str, email: &str, password: &str| {
-        json!({ "tenant": tenant, "email": email, "password": password })
-    };
+    let login =
+        |tenant: &str, email: &str, password: &str| json!({ "tenant": tenant, "email": email, "password": password });
     vec![
         (json!({}), "tenant"),
         (login(&"a".repeat(64), "ada@acme.test", GOOD), "tenant"),
@@ -171,7 +169,12 @@ fn others() -> Vec<(Verb, String, Value, Expected<'static>)> {
         ),
         (get, "/.well-known/jwks.json?tenant=a%00b".into(), none, (404, "TENANT_NOT_FOUND", "")),
         (post.clone(), "/v1/auth/refresh".into(), json!({}), (401, "INVALID_REFRESH_TOKEN", "")),
-        (post.clone(), "/v1/auth/refresh".into(), json!({ "refreshToken": "tnr_x" }), (401, "INVALID_REFRESH_TOKEN", "")),
+        (
+            post.clone(),
+            "/v1/auth/refresh".into(),
+            json!({ "refreshToken": "tnr_x" }),
+            (401, "INVALID_REFRESH_TOKEN", ""),
+        ),
         (
             post,
             "/v1/auth/login".into(),
@@ -209,7 +212,7 @@ async fn pages(ground: &Ground, faults: &mut Vec<String>) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_field_has_its_limits() {
     let ground = Ground::lay().await;
     let mut faults = Vec::new();

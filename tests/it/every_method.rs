@@ -12,9 +12,7 @@ use tenon_proto::{
 };
 use tonic::Code::{self, FailedPrecondition, PermissionDenied, Unauthenticated};
 
-use crate::harness::{
-    Answer, Backends, Endpoint, Forge, Headers, Mesh, Tenant, Wire, mesh_token,
-};
+use crate::harness::{Answer, Backends, Endpoint, Forge, Headers, Mesh, Tenant, Wire, mesh_token};
 
 #[test]
 fn every_method_has_a_policy_and_a_route_unless_it_is_of_the_mesh() {
@@ -129,7 +127,8 @@ fn bearer(token: &str) -> Headers {
 /// Tokens that nobody may believe.
 fn bad_tokens(own: &Forge, other: &Forge) -> Vec<Intruder> {
     let iat = own.claims["iat"].as_i64().expect("a number");
-    let all = |name, headers, expected| Intruder { name, headers, tenant: expected, operator: expected, mesh: expected };
+    let all =
+        |name, headers, expected| Intruder { name, headers, tenant: expected, operator: expected, mesh: expected };
     let nobody = "ten_0190000000007000800000000000ffff";
     let (good, none) = (own.sign(&json!({})), json!({}));
     let mut twice = bearer(&good);
@@ -372,7 +371,7 @@ fn status_of(code: Code) -> u16 {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_method_refuses_who_must_not_call_it() {
     let stage = Stage::set().await;
     let (mut faults, mut called) = (Vec::new(), 0);

@@ -1,6 +1,9 @@
 //! Sign-in, what the token says, how a session goes on and ends, and who a tenant's status shuts out.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use reqwest::{Method as Verb, StatusCode};
@@ -25,7 +28,7 @@ async fn refresh(mesh: &Mesh, token: &Value) -> (u16, Value) {
     (status.as_u16(), answer)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_signs_in_and_out() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
@@ -153,7 +156,7 @@ async fn keyed(mesh: &Mesh, tenant: &Tenant, path: &str, key: &str, body: &Value
     (status, replayed, response.json().await.expect("JSON"))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_makes_a_repeat_harmless() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
@@ -230,22 +233,28 @@ impl Doors {
             let (status, answer) = self.mesh.operate(&path, &json!({})).await;
             assert_eq!(status, StatusCode::OK, "{answer}");
         }
-        let is_asked = &is_asked;
+        // When a door was last seen open: a slow look at all of them is not a slow mesh.
+        let open_until = Cell::new(moved);
+        let (is_asked, open) = (&is_asked, &open_until);
         eventually(&format!("every door answers {http} {wanted}"), || async move {
             let right = |(door, answer): &(String, Answer)| {
                 answer.code == code && answer.reason == wanted && (door.ends_with("port") || answer.http == http)
             };
             let answers = self.all(is_asked).await;
             assert!(answers.len() >= 8, "{verb}: {} doors were asked", answers.len());
-            answers.iter().all(right).then_some(())
+            if answers.iter().all(right) {
+                return Some(());
+            }
+            open.set(Instant::now());
+            None
         })
         .await;
-        // The time of the poll that found it so is in it.
-        assert!(moved.elapsed() < WITHIN * 2, "{verb} took {:?} to be so everywhere", moved.elapsed());
+        let took = open_until.get() - moved;
+        assert!(took < WITHIN, "{verb}: a door was open {took:?} after");
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_status_shuts_every_door_within_a_second() {
     let mesh = Mesh::start_separately(Backends::Embedded).await;
     mesh.lift_limits().await;

@@ -102,13 +102,13 @@ async fn limits_hold(pond: &Pond) -> Tenant {
     acme
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_in_one_process() {
     let pond = Pond::fill(Backends::Embedded).await;
     limits_hold(&pond).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_in_redis_and_without_it_when_it_is_gone() {
     let mut pond = Pond::fill(Backends::Full).await;
     let acme = limits_hold(&pond).await;

@@ -1,6 +1,9 @@
 //! Tokens as an attacker would make them: a key of ours is put beside a tenant's own, so that every claim can be chosen.
 
-use base64::{Engine as _, prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD}};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use sqlx::query;
@@ -37,7 +40,8 @@ impl Forge {
             let digits = text.as_str().and_then(|text| text.strip_prefix(prefix)).expect("a typed id");
             Uuid::parse_str(digits).expect("a typed id")
         };
-        let (tid, key) = (id(&claims["tid"], "ten_"), Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + pair as u128));
+        let (tid, key) =
+            (id(&claims["tid"], "ten_"), Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + pair as u128));
         let insert = "insert into auth.signing_keys values ($1, $2, 'previous', $3, '', now())";
         let public = BASE64_STANDARD.decode(PAIRS[pair].1).expect("it is base64");
         let insert = query(insert).bind(tid).bind(key).bind(public);

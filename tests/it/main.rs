@@ -7,6 +7,7 @@ mod harness;
 mod crash;
 mod deploy;
 mod dev;
+mod events;
 mod every_table;
 mod migrate;
 mod runs;

@@ -11,6 +11,7 @@ mod crash;
 mod deploy;
 mod dev;
 mod doctor;
+mod events;
 mod every_method;
 mod every_table;
 mod identity;

@@ -5,7 +5,7 @@ WORKDIR /src
 COPY . .
 ENV CARGO_TARGET_DIR=/target SQLX_OFFLINE=true
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/target \
-    cargo build --release --locked -p tenon && install -D /target/release/tenon /out/tenon
+    cargo build --profile dist --locked -p tenon && install -D /target/dist/tenon /out/tenon
 
 FROM debian:bookworm-slim
 # Certificates for TLS to Postgres, Redis, NATS and the collector; nothing else is needed at run time.

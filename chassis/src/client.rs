@@ -10,9 +10,10 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tonic::{
-    Status,
+    Code, Status, TimeoutExpired,
     body::Body,
     transport::{Channel, Endpoint, Error as TransportError},
 };
@@ -115,13 +116,31 @@ pub fn timeout_header(left: Duration) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and a letter")
 }
 
+/// An answer whose rest may still be lost with the connection.
+fn reachable(body: Body) -> Body {
+    Body::new(body.map_err(|status| if status.code() == Code::Unknown { unreachable(&status) } else { status }))
+}
+
+/// A connection that could not be made, or ended under the call: tonic calls the latter UNKNOWN, which nobody repeats.
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> Status {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return Status::deadline_exceeded("the deadline passed before the answer came");
+        }
+        cause = error.source();
+    }
+    tracing::debug!(error, "service cannot be reached");
+    Status::unavailable("the service cannot be reached just now")
+}
+
 impl Service<Request<Body>> for Peer {
     type Response = Response<Body>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.channel.poll_ready(context).map_err(|error| Status::from_error(Box::new(error)))
+        self.channel.poll_ready(context).map_err(|error| unreachable(&error))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
@@ -134,7 +153,7 @@ impl Service<Request<Body>> for Peer {
         let call = self.channel.call(request);
         Box::pin(async move {
             match tokio::time::timeout(left, call).await {
-                Ok(answer) => answer.map_err(|error| Status::from_error(Box::new(error))),
+                Ok(answer) => answer.map(|answer| answer.map(reachable)).map_err(|error| unreachable(&error)),
                 Err(_) => Err(Status::deadline_exceeded("the deadline passed before the answer came")),
             }
         })

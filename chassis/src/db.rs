@@ -67,9 +67,9 @@ impl From<Error> for Status {
 fn sql_fault(error: &sqlx::Error) -> Fault {
     let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     match (error, code.as_deref()) {
-        // 57P01..03: the server stops or starts; 53300: it has no connection left.
+        // 57P01..03: the server stops or starts; 53300: it has no connection left; 25P03: the transaction stood still.
         (sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_), _)
-        | (_, Some("57P01" | "57P02" | "57P03" | "53300")) => {
+        | (_, Some("57P01" | "57P02" | "57P03" | "53300" | "25P03")) => {
             tracing::warn!(%error, "database unavailable");
             Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", "the database cannot be reached just now")
                 .retry_after(Duration::from_secs(1))
@@ -107,7 +107,12 @@ impl Db {
         let options = options.password(password.expose()).application_name(service).statement_cache_capacity(256);
         // A statement that outlives every deadline holds locks for nobody.
         let timeout = format!("{}s", config.call_timeout_s * 2);
-        let options = options.options([("statement_timeout", timeout.as_str()), ("lock_timeout", "10s")]);
+        let options = options.options([
+            ("statement_timeout", timeout.as_str()),
+            ("lock_timeout", "10s"),
+            // A process that stands still inside a transaction must not keep what others are to take over.
+            ("idle_in_transaction_session_timeout", "10s"),
+        ]);
         let pool = |options: PgConnectOptions| {
             PgPoolOptions::new()
                 .max_connections(config.database_pool)

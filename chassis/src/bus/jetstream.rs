@@ -22,6 +22,9 @@ const STREAM: &str = "TENON_EVENTS";
 const KEEP: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// JetStream drops a message id that it saw within this time; the inbox catches what comes later.
 const DEDUPLICATE: Duration = Duration::from_secs(120);
+/// What a consumer that died had pulled comes again after this; to one that is only slow it comes twice, which the inbox
+/// makes once.
+const ACK_WAIT: Duration = Duration::from_secs(5);
 
 /// A connection to JetStream, its stream made.
 #[derive(Clone)]
@@ -139,7 +142,7 @@ async fn follow(db: &Db, stream: &JetStream, consumer: &Consumer) -> Result<(), 
         durable_name: Some(name.clone()),
         // Server 2.9 takes one filter: with several types all come, and the others are skipped here.
         filter_subject: if let [only] = consumer.types { (*only).to_owned() } else { String::new() },
-        ack_wait: Duration::from_secs(30),
+        ack_wait: ACK_WAIT,
         ..jetstream::consumer::pull::Config::default()
     };
     let found = stream.context.get_stream(STREAM).await.map_err(|error| error.to_string())?;

@@ -16,11 +16,12 @@ use tenon_proto::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 use tracing::Instrument;
 
 use crate::asl::{Failure, Fault};
 
-/// How long calls are repeated while the service cannot be reached, as it may be after a restart.
+/// How long calls are repeated while the service cannot be reached, as it may be after a restart, or is too busy.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(15);
 /// How often a parked call looks whether its tenant may go on.
 const PARKED: Duration = Duration::from_secs(1);
@@ -168,9 +169,7 @@ impl Tasks {
             match codec::unary(peer.clone(), method, message.clone(), deadline).await {
                 Ok(response) => return json(&response),
                 // The key makes the repetition harmless.
-                Err(status)
-                    if status.code() == Code::Unavailable && Instant::now() + pause < patience.min(deadline) =>
-                {
+                Err(status) if is_passing(&status) && Instant::now() + pause < patience.min(deadline) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PARKED);
                 }
@@ -185,6 +184,12 @@ fn json(message: &DynamicMessage) -> Result<Value, Failure> {
     let options = SerializeOptions::new().skip_default_fields(false);
     let json = message.serialize_with_options(Serializer, &options);
     json.map_err(|why| Failure::new(Failure::RUNTIME, format!("the response is not JSON: {why}")))
+}
+
+/// The service cannot be reached, or says when to come again.
+fn is_passing(status: &Status) -> bool {
+    let come_again = || status.get_details_retry_info().is_some();
+    status.code() == Code::Unavailable || status.code() == Code::ResourceExhausted && come_again()
 }
 
 fn failure(status: &Status) -> Failure {

@@ -1,5 +1,7 @@
 //! Many runs whose steps have effects that can be counted, and the check that each was had once.
 
+use std::collections::BTreeSet;
+
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -8,7 +10,7 @@ use super::Eyes;
 use crate::harness::{Mesh, Tenant, answer, eventually};
 
 /// Runs of a load.
-const RUNS: u64 = 60;
+const RUNS: u64 = 40;
 
 /// What a step of a run can be. None is harmless when it is done twice: a child run would be one more, an id drawn anew
 /// would count again, and a user that exists fails the run.
@@ -22,6 +24,7 @@ pub(super) struct Load {
     steps: &'static [&'static str],
     eyes: Eyes,
     started: JoinSet<String>,
+    names: BTreeSet<String>,
 }
 
 fn task(step: &str) -> Value {
@@ -95,7 +98,7 @@ impl Load {
             let request = request.header("idempotency-key", format!("start-{number}"));
             runs.spawn(started(request.json(&json!({ "workflow": "parent" }))));
         }
-        Self { tenant, steps, eyes, started: runs }
+        Self { tenant, steps, eyes, started: runs, names: BTreeSet::new() }
     }
 
     pub(super) fn eyes(&self) -> &Eyes {
@@ -109,31 +112,37 @@ impl Load {
 
     /// Waits until so many steps have been done.
     pub(super) async fn has_done(&self, steps: u64) {
-        let sql = "select count(*) from workflow.history where type = 'TaskSucceeded'";
-        self.eyes.reaches(sql, i64::try_from(steps).expect("a few")).await;
+        let (sql, steps) = ("select count(*) from workflow.history where type = 'TaskSucceeded'", steps.cast_signed());
+        let what = format!("{steps} steps are done");
+        let done = eventually(&what, || async {
+            let faults = self.faults().await;
+            (!faults.is_empty()).then_some(faults).or((self.eyes.count(sql).await >= steps).then(String::new))
+        });
+        assert_eq!(done.await, "", "runs have failed");
+    }
+
+    /// What runs have failed of.
+    async fn faults(&self) -> String {
+        let sql = "select coalesce(string_agg(distinct concat_ws(' ', workflow_id, state, error, cause), '; '), '')
+                   from workflow.runs where state not in ('SUCCEEDED', 'RUNNING')";
+        self.eyes.text(sql).await
     }
 
     /// Waits until every run is acknowledged.
-    pub(super) async fn is_acknowledged(&mut self) -> Vec<String> {
-        let mut names = Vec::new();
+    pub(super) async fn is_acknowledged(&mut self) {
         while let Some(name) = self.started.join_next().await {
-            names.push(name.expect("the start of a run is answered"));
+            self.names.insert(name.expect("the start of a run is answered"));
         }
-        names.sort();
-        names.dedup();
-        names
+        assert_eq!(u64::try_from(self.names.len()), Ok(RUNS), "two starts were answered with one run");
     }
 
     /// Waits for the end of every run; then each has succeeded, and everything happened once.
     pub(super) async fn is_whole(mut self, mesh: &Mesh) {
-        let names = self.is_acknowledged().await;
-        let runs = i64::try_from(RUNS).expect("a few");
-        assert_eq!(names.len(), usize::try_from(RUNS).expect("a few"), "two starts were answered with one run");
+        self.is_acknowledged().await;
+        let runs = RUNS.cast_signed();
         let ended = "select count(*) from workflow.runs where state <> 'RUNNING' and workflow_id = 'parent'";
         self.eyes.reaches(ended, runs).await;
-        let faults = "select coalesce(string_agg(distinct state || ' ' || coalesce(error, '') || ' ' || coalesce(cause, ''), '; '), '')
-                      from workflow.runs where state not in ('SUCCEEDED', 'RUNNING')";
-        assert_eq!(self.eyes.text(faults).await, "", "runs have failed");
+        assert_eq!(self.faults().await, "", "runs have failed");
         let parents = "select count(*) from workflow.runs where workflow_id = 'parent'";
         assert_eq!(self.eyes.count(parents).await, runs, "a start was done twice");
         self.has_whole_histories().await;
@@ -152,11 +161,11 @@ impl Load {
                          where state <> '' group by tenant_id, run_id, state, type having count(*) > 1) as twice";
         assert_eq!(self.eyes.count(twice).await, 0, "steps that happened twice");
         let done = "select count(*) from workflow.history where type = 'TaskSucceeded'";
-        assert_eq!(self.eyes.count(done).await, i64::try_from(self.steps()).expect("a few"), "steps");
+        assert_eq!(self.eyes.count(done).await, self.steps().cast_signed(), "steps");
     }
 
     async fn has_effects_once(&self) {
-        let runs = i64::try_from(RUNS).expect("a few");
+        let runs = RUNS.cast_signed();
         if self.steps.contains(&"Child") {
             let children = "select count(*) from workflow.runs where workflow_id = 'child'";
             assert_eq!(self.eyes.count(children).await, runs, "child runs");

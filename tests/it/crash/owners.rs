@@ -9,8 +9,7 @@ const OWNERS: &str = "select count(distinct owner) from workflow.partitions";
 const PARTITIONS: &str = "select count(*) from workflow.partitions";
 
 /// The most partitions that one engine has.
-const LARGEST: &str =
-    "select max(count) from (select count(*) from workflow.partitions where owner is not null group by owner) as shares";
+const LARGEST: &str = "select max(count) from (select count(*) from workflow.partitions where owner is not null group by owner) as shares";
 
 /// Everything that engines write, as one text.
 async fn written(eyes: &Eyes) -> String {

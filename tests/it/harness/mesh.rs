@@ -161,6 +161,12 @@ impl Mesh {
         &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
     }
 
+    /// Where Redis or NATS listens.
+    pub fn backend_url(&self, name: &str) -> &str {
+        let server = self.servers.iter().find(|server| server.url.starts_with(name));
+        &server.unwrap_or_else(|| panic!("this mesh has no {name}")).url
+    }
+
     /// `kill -9` of Redis or NATS, and a start on what it had written.
     pub fn restart_backend(&mut self, name: &str) {
         let server = self.servers.iter_mut().find(|server| server.url.starts_with(name));
@@ -177,6 +183,11 @@ impl Mesh {
         let mut process = self.slot(target).process.take().unwrap_or_else(|| panic!("{target} does not run"));
         process.signal(Signal::TERM);
         process.wait()
+    }
+
+    /// The port of a process' health and metrics.
+    pub fn admin_port(&self, target: &'static str) -> u16 {
+        self.processes.get(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}")).admin_port
     }
 
     /// What a process has printed.

@@ -1,0 +1,240 @@
+//! What each kind of state does, and runs that are stopped, parked or late.
+
+use reqwest::StatusCode;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::{ended, history, only, publish, start};
+use crate::harness::{Backends, Mesh, Tenant, eventually, text};
+
+const USAGE: &str = "grpc:tenon.billing.v1.UsageService/GetUsage";
+/// Fails each time.
+const NO_RUN: &str = "grpc:tenon.workflow.v1.RunService/GetRun";
+
+fn machine(start: &str, states: Value) -> Value {
+    json!({ "StartAt": start, "States": states })
+}
+
+/// (what it shows, definition, input, what it must come to: state, output or error)
+fn cases() -> Vec<(&'static str, Value, Value, &'static str, Value)> {
+    let pass = |name: &str, output| machine(name, json!({ name: { "Type": "Pass", "Output": output, "End": true } }));
+    let fails = json!({ "Type": "Task", "Resource": NO_RUN, "Arguments": { "name": "runs/none" } });
+    let caught = |mut state: Value| {
+        state["Catch"] =
+            json!([{ "ErrorEquals": ["States.ALL"], "Next": "C", "Output": "{% $states.errorOutput.Error %}" }]);
+        state["End"] = json!(true);
+        machine("A", json!({ "A": state, "C": { "Type": "Succeed" } }))
+    };
+    let choice = machine(
+        "A",
+        json!({
+        "A": { "Type": "Choice", "Choices": [
+            { "Condition": "{% $states.input.n > 10 %}", "Next": "Many", "Output": "{% $states.input.n %}" },
+            { "Condition": "{% $states.input.n < 0 %}", "Next": "None" }] },
+        "Many": { "Type": "Pass", "Output": "{% 'many: ' & $states.input %}", "End": true },
+        "None": { "Type": "Fail", "Error": "Negative", "Cause": "{% 'it is ' & $states.input.n %}" } }),
+    );
+    let variables = machine(
+        "A",
+        json!({
+        "A": { "Type": "Pass", "Output": { "x": "{% $states.input.n + 1 %}" }, "Assign": { "v": "{% $states.input.n %}" }, "Next": "B" },
+        "B": { "Type": "Pass", "Output": "{% $states.input.x * 10 + $v %}", "End": true } }),
+    );
+    let mut retried = fails.clone();
+    retried["Retry"] = json!([{ "ErrorEquals": ["RUN_NOT_FOUND"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let squares = json!({ "Type": "Map", "Items": "{% $states.input.items %}", "MaxConcurrency": 2,
+        "ItemProcessor": pass("I", "{% $states.input * $states.input %}") });
+    let branches = |b: Value| json!({ "Type": "Parallel", "Branches": [pass("L", "a"), b] });
+    let waits = json!({ "Type": "Wait", "Timestamp": "2020-01-01T00:00:00Z", "Output": "awake" });
+    let task =
+        json!({ "Type": "Task", "Resource": USAGE, "Arguments": {}, "Output": "{% $type($states.result.meters) %}" });
+    let mut late = only(json!({ "Type": "Wait", "Seconds": 3600 }));
+    late["TimeoutSeconds"] = json!(1);
+    vec![
+        ("Pass and variables", variables, json!({ "n": 1 }), "SUCCEEDED", json!(21)),
+        ("Choice", choice.clone(), json!({ "n": 11 }), "SUCCEEDED", json!("many: 11")),
+        ("Choice and Fail", choice.clone(), json!({ "n": -1 }), "FAILED", json!("Negative: it is -1")),
+        (
+            "no Choice",
+            choice,
+            json!({ "n": 5 }),
+            "FAILED",
+            json!("States.NoChoiceMatched: no rule matched and there is no Default"),
+        ),
+        ("Wait for a past time", only(waits), json!({}), "SUCCEEDED", json!("awake")),
+        (
+            "Wait for a second",
+            only(json!({ "Type": "Wait", "Seconds": 1 })),
+            json!({ "k": [1] }),
+            "SUCCEEDED",
+            json!({ "k": [1] }),
+        ),
+        ("Task", only(task), json!({}), "SUCCEEDED", json!("array")),
+        ("Task that fails", only(fails.clone()), json!({}), "FAILED", json!("RUN_NOT_FOUND: there is no such run")),
+        ("Catch", caught(fails), json!({}), "SUCCEEDED", json!("RUN_NOT_FOUND")),
+        ("Retry and Catch", caught(retried), json!({}), "SUCCEEDED", json!("RUN_NOT_FOUND")),
+        ("Parallel", only(branches(pass("R", "b"))), json!({}), "SUCCEEDED", json!(["a", "b"])),
+        (
+            "Parallel that fails",
+            caught(branches(machine("F", json!({ "F": { "Type": "Fail", "Error": "Mine" } })))),
+            json!({}),
+            "SUCCEEDED",
+            json!("Mine"),
+        ),
+        ("Map", only(squares.clone()), json!({ "items": [1, 2, 3, 4, 5] }), "SUCCEEDED", json!([1, 4, 9, 16, 25])),
+        ("Map of nothing", only(squares), json!({ "items": [] }), "SUCCEEDED", json!([])),
+        (
+            "Succeed",
+            machine("S", json!({ "S": { "Type": "Succeed", "Output": { "done": true } } })),
+            json!({}),
+            "SUCCEEDED",
+            json!({ "done": true }),
+        ),
+        (
+            "an expression that fails",
+            caught(json!({ "Type": "Task", "Resource": USAGE, "Arguments": "{% $error('no') %}" })),
+            json!({}),
+            "SUCCEEDED",
+            json!("States.QueryEvaluationError"),
+        ),
+        ("TimeoutSeconds of the whole", late, json!({}), "TIMED_OUT", json!("States.Timeout: ")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_state_does_what_its_type_says() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("states").await;
+    let mut runs = Vec::new();
+    for (number, (what, definition, input, state, result)) in (1..).zip(cases()) {
+        let id = format!("case-{number}");
+        publish(&mesh, &token, &id, &definition).await;
+        runs.push((what, start(&mesh, &token, &json!({ "workflow": id, "input": input })).await, state, result));
+    }
+    for (what, name, state, result) in runs {
+        let run = ended(&mesh, &token, &name).await;
+        assert_eq!(run["state"], state, "{what}: {run}");
+        let came_to = match state {
+            "SUCCEEDED" => run["output"].clone(),
+            "TIMED_OUT" => json!(format!("{}: ", text(&run["error"]))),
+            _ => json!(format!("{}: {}", text(&run["error"]), text(&run["cause"]))),
+        };
+        assert_eq!(came_to, result, "{what}: {run}");
+        tells_its_story(&mesh, &token, &name, what).await;
+    }
+}
+
+/// A history is numbered without holes, each event leads back to the first, and it begins and ends as it must.
+async fn tells_its_story(mesh: &Mesh, token: &str, name: &str, what: &str) {
+    let events = history(mesh, token, name).await;
+    let number =
+        |event: &Value, field: &str| text(&event[field]).parse::<usize>().expect("an int64 is a text of digits");
+    let kinds: Vec<String> = events.iter().map(|event| text(&event["type"])).collect();
+    for (index, event) in events.iter().enumerate() {
+        assert_eq!(number(event, "id"), index + 1, "{what}: {event}");
+        let previous = number(event, "previousEventId");
+        assert!(previous <= index && (previous > 0) == (index > 0), "{what}: {event}");
+    }
+    let count = |kind: &str| kinds.iter().filter(|known| *known == kind).count();
+    assert_eq!(kinds.first().map(String::as_str), Some("ExecutionStarted"), "{what}: {kinds:?}");
+    assert!(kinds.last().is_some_and(|kind| kind.starts_with("Execution")), "{what}: {kinds:?}");
+    match what {
+        "Pass and variables" => assert_eq!(
+            kinds,
+            [
+                "ExecutionStarted",
+                "PassStateEntered",
+                "PassStateExited",
+                "PassStateEntered",
+                "PassStateExited",
+                "ExecutionSucceeded"
+            ]
+        ),
+        "Task" => assert_eq!(
+            kinds[1..kinds.len() - 1],
+            ["TaskStateEntered", "TaskScheduled", "TaskSucceeded", "TaskStateExited"]
+        ),
+        "Retry and Catch" => assert_eq!((count("TaskScheduled"), count("TaskFailed")), (2, 2), "{kinds:?}"),
+        "Map" => assert_eq!(count("PassStateExited"), 5, "{kinds:?}"),
+        _ => {}
+    }
+}
+
+async fn cancelled(mesh: &Mesh, token: &str, name: &str) -> Value {
+    let (status, run) = mesh.post(&format!("/v1/{name}:cancel"), token, &json!({ "reason": "enough" })).await;
+    assert_eq!(status, StatusCode::OK, "{run}");
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_cancelled_asleep_in_a_call_and_not_after_its_end() {
+    let mut mesh = Mesh::start_separately(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("cancels").await;
+    let calls = json!({ "Type": "Task", "Resource": USAGE, "Arguments": {} });
+    let mut late = calls.clone();
+    late["TimeoutSeconds"] = json!(1);
+    for (id, state) in [("sleeps", json!({ "Type": "Wait", "Seconds": 3600 })), ("calls", calls), ("late", late)] {
+        publish(&mesh, &token, id, &only(state)).await;
+    }
+    let finished = start(&mesh, &token, &json!({ "workflow": "calls" })).await;
+    assert_eq!(ended(&mesh, &token, &finished).await["state"], "SUCCEEDED");
+    assert_eq!(cancelled(&mesh, &token, &finished).await["state"], "SUCCEEDED", "an end is an end");
+    // From here on a call gets no answer.
+    mesh.signal("billing", Signal::STOP);
+    for (workflow, last) in [("sleeps", "WaitStateEntered"), ("calls", "TaskScheduled")] {
+        let name = start(&mesh, &token, &json!({ "workflow": workflow })).await;
+        eventually(&format!("{workflow} is at its state"), || async {
+            history(&mesh, &token, &name).await.iter().any(|event| event["type"] == last).then_some(())
+        })
+        .await;
+        let run = cancelled(&mesh, &token, &name).await;
+        assert_eq!(ended(&mesh, &token, &name).await["state"], "CANCELLED", "{workflow}: {run}");
+        assert_eq!(cancelled(&mesh, &token, &name).await["state"], "CANCELLED", "twice is as once");
+        let events = history(&mesh, &token, &name).await;
+        let end = events.last().expect("there is a history");
+        assert_eq!((&end["type"], &end["details"]["cause"]), (&json!("ExecutionAborted"), &json!("enough")), "{end}");
+    }
+    let name = start(&mesh, &token, &json!({ "workflow": "late" })).await;
+    let run = ended(&mesh, &token, &name).await;
+    assert_eq!((&run["state"], &run["error"]), (&json!("FAILED"), &json!("States.Timeout")), "{run}");
+    mesh.signal("billing", Signal::CONT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_a_suspended_tenant_parks_and_goes_on_when_it_is_active() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let tenant = mesh.onboard("parks").await;
+    let states = json!({
+        "Call": { "Type": "Task", "Resource": USAGE, "Arguments": {}, "Next": "Rest" },
+        "Rest": { "Type": "Wait", "Seconds": 1, "Next": "Call" },
+    });
+    publish(&mesh, &tenant.token, "loops", &machine("Call", states)).await;
+    let name = start(&mesh, &tenant.token, &json!({ "workflow": "loops" })).await;
+    let path = format!("/v1/{name}");
+    let (status, answer) = mesh.operate(&format!("/v1/{}:suspend", tenant.name), &json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    eventually("the suspension is known", || async {
+        (mesh.get(&path, &tenant.token).await.0 == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    let owner = tokio::sync::Mutex::new(mesh.database.owner().await);
+    let count = async |sql: &'static str| {
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *owner.lock().await).await.expect("the owner reads all")
+    };
+    let done = "select count(*) from workflow.history where type = 'TaskSucceeded'";
+    // A call takes milliseconds, so one that was scheduled a second ago and has not ended is parked.
+    let waiting = "select count(*) from workflow.history h where type = 'TaskScheduled'
+                   and time < clock_timestamp() - interval '1 second'
+                   and not exists (select from workflow.history l where l.run_id = h.run_id and l.id > h.id)";
+    eventually("the next call is parked", || async { (count(waiting).await == 1).then_some(()) }).await;
+    let parked = count(done).await;
+    let (status, answer) = mesh.operate(&format!("/v1/{}:activate", tenant.name), &json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    eventually("the run goes on", || async { (count(done).await > parked).then_some(()) }).await;
+    eventually("the tenant is let in", || async {
+        (mesh.get(&path, &tenant.token).await.0 == StatusCode::OK).then_some(())
+    })
+    .await;
+    cancelled(&mesh, &tenant.token, &name).await;
+    assert_eq!(ended(&mesh, &tenant.token, &name).await["state"], "CANCELLED");
+}

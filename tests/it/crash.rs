@@ -1,5 +1,6 @@
 //! Processes that are really killed, at random points: whatever was acknowledged is there, and every effect is once.
 
+mod database;
 mod load;
 mod owners;
 mod signups;
@@ -66,6 +67,12 @@ async fn kill_in_turn(mesh: &mut Mesh, load: &Load, victims: &[&'static str], se
         load.has_done(turn * share + dice.below(share)).await;
         match *victim {
             "nats" => mesh.restart_backend("nats"),
+            "connections" => {
+                // Of the services; the owner's, through which we look, stays.
+                let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                           where datname = current_database() and usename like 'tenon\\_%'";
+                assert!(load.eyes().count(cut).await > 0, "the mesh has no connections");
+            }
             process => {
                 mesh.kill_9(process);
                 mesh.restart(process).await;

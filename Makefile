@@ -26,7 +26,8 @@ up: ## Install what is missing, build in release, start the whole mesh
 test: lint deploy ## Install what tests need besides, run every check and every test
 	@scripts/install test
 	$(CARGO) build --locked -p tenon
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	@export TENON_BIN="$$CARGO_TARGET_DIR/debug/tenon"; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) nextest run --locked --workspace $(TESTS); \
 	else \
 	  set -x; $(CARGO) test --locked --workspace $(TESTS); \

@@ -169,6 +169,7 @@ async fn handle(tx: &mut SystemTx, consumer: &Consumer, events: Vec<Event>) -> R
         "consume",
         otel.name = consumer.name,
         otel.kind = "consumer",
+        tenon.part = consumer.name.split('.').next(),
         messaging.batch.message_count = events.len()
     );
     if let Some(parent) = &first.traceparent {

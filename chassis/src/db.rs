@@ -77,6 +77,10 @@ fn sql_fault(error: &sqlx::Error) -> Fault {
         (_, Some("40001" | "40P01" | "55P03")) => {
             Fault::new(Code::Aborted, "CONFLICT", "another change came first; try again")
         }
+        // Postgres keeps NUL in no text (22021) and in no jsonb (22P05).
+        (_, Some("22021" | "22P05")) => {
+            Fault::new(Code::InvalidArgument, "INVALID_TEXT", "a text holds a NUL character, which cannot be kept")
+        }
         _ => Fault::internal(error),
     }
 }

@@ -28,6 +28,8 @@ const STREAM_DEAD_MS: i64 = 7_500;
 const UNWATCHED_MS: i64 = 5_000;
 /// How long an entry is believed when the registry cannot be reached either.
 const STALE_MS: i64 = 30_000;
+/// Slugs are host labels (RFC 1035); what is none is nobody's, without a look-up.
+const MAX_SLUG: usize = 63;
 /// How long it is remembered that there is no such tenant.
 const ABSENT_LIFE: Duration = Duration::from_secs(2);
 
@@ -150,6 +152,9 @@ impl Directory {
     /// # Errors
     /// As `by_id`.
     pub async fn by_slug(&self, slug: &str) -> Result<Arc<Tenant>, Fault> {
+        if slug.len() > MAX_SLUG || !slug.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(unknown());
+        }
         let id = self.ids.get(slug);
         if let Some(known) = id.and_then(|id| self.by_id.get(&id)).filter(|known| self.is_fresh(known)) {
             return Ok(known.tenant);

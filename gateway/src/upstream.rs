@@ -106,6 +106,10 @@ fn unreachable(error: &tonic::transport::Error) -> Failed {
     let mut text = error.to_string();
     let mut source = StdError::source(error);
     while let Some(cause) = source {
+        // The channel reads the deadline that goes out with the call, and may be first to see it pass.
+        if cause.is::<tonic::TimeoutExpired>() {
+            return Failed::Refused(expired().into());
+        }
         text = format!("{text}: {cause}");
         source = cause.source();
     }

@@ -4,12 +4,20 @@
 
 mod harness;
 
+mod bad_input;
+mod bad_values;
+mod cancelled;
 mod crash;
 mod deploy;
 mod dev;
+mod doctor;
 mod events;
+mod every_method;
 mod every_table;
+mod identity;
+mod limits;
 mod migrate;
 mod runs;
+mod serve;
 mod tidy;
 mod walk;

@@ -7,6 +7,7 @@ use futures::{
 };
 use prost::Message;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Either, Execute, Executor, PgPool, Postgres, pool::PoolConnection};
 use tonic::Response;
 use tracing::{Instrument, Span};
@@ -87,7 +88,12 @@ pub struct TenantTx {
 impl TenantTx {
     pub(super) async fn begin(db: &Db, pool: &PgPool, caller: Caller) -> Result<Self, Error> {
         let tenant = caller.tenant_id()?;
-        let sql = format!("begin; select set_config('app.tenant_id', '{}', true)", tenant.uuid());
+        let mut sql = format!("begin; select set_config('app.tenant_id', '{}', true)", tenant.uuid());
+        if let Some(asked) = &caller.idempotency {
+            // A request that is sent twice at once: the second waits here and then finds the first one's answer.
+            let lock = lock_of(db.service, tenant, &asked.key);
+            sql.push_str(&format!("; select pg_advisory_xact_lock({lock})"));
+        }
         let open = Open::begin(pool, sql).await?;
         let (service, clock, pulse) = (db.service, db.clock.clone(), db.pulse.clone());
         let mut tx = Self { open, service, clock, pulse, tenant, caller, events: Vec::new() };
@@ -158,6 +164,12 @@ impl TenantTx {
         }
         Ok(())
     }
+}
+
+/// The advisory lock of an idempotency key.
+fn lock_of(service: &str, tenant: TenantId, key: &str) -> i64 {
+    let hash = Sha256::digest(format!("{service}/{tenant}/{key}"));
+    i64::from_be_bytes(hash[..8].try_into().expect("a SHA-256 has more than 8 bytes"))
 }
 
 /// A transaction over all tenants, as the service's system role.

@@ -54,6 +54,7 @@ impl Seen {
             "http",
             otel.name = &*route.label,
             otel.kind = "server",
+            tenon.part = "gateway",
             otel.status_code = tracing::field::Empty,
             http.request.method = self.verb.as_str(),
             http.route = &*route.label,

@@ -17,7 +17,7 @@ const OPERATOR_KEY: &str = "test-operator-key";
 /// Every part; each can be a process of its own.
 pub const PARTS: [&str; 5] = ["auth", "tenant", "billing", "workflow", "gateway"];
 /// 32 bytes in base64; the same for every mesh, as they share nothing.
-const MESH_KEY: &str = "bWVzaC1rZXktb2YtdGhlLXRlc3RzLTMyLWJ5dGVzISE=";
+pub const MESH_KEY: &str = "bWVzaC1rZXktb2YtdGhlLXRlc3RzLTMyLWJ5dGVzISE=";
 const MASTER_KEY: &str = "bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMzItYnl0ZXM=";
 
 /// What the mesh stands on besides Postgres.
@@ -155,6 +155,12 @@ impl Mesh {
         process.unwrap_or_else(|| panic!("{target} does not run")).signal(signal);
     }
 
+    /// Redis or NATS of this mesh, for tests that stop it.
+    pub fn backend(&self, name: &str) -> &Process {
+        let server = self.servers.iter().find(|server| server.url.starts_with(name));
+        &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
+    }
+
     /// Where Redis or NATS listens.
     pub fn backend_url(&self, name: &str) -> &str {
         let server = self.servers.iter().find(|server| server.url.starts_with(name));
@@ -179,6 +185,11 @@ impl Mesh {
         process.wait()
     }
 
+    /// The port of a process' health and metrics.
+    pub fn admin_port(&self, target: &'static str) -> u16 {
+        self.processes.get(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}")).admin_port
+    }
+
     /// What a process has printed.
     pub fn log(&self, target: &'static str) -> String {
         self.processes.get(target).and_then(|slot| slot.process.as_ref()).map(Process::log).unwrap_or_default()
@@ -186,12 +197,6 @@ impl Mesh {
 
     fn slot(&mut self, target: &'static str) -> &mut Slot {
         self.processes.get_mut(target).unwrap_or_else(|| panic!("no process of this mesh serves {target}"))
-    }
-
-    /// The process ids of Redis and NATS, for tests that stop them.
-    pub fn backend(&self, name: &str) -> &Process {
-        let server = self.servers.iter().find(|server| server.url.starts_with(name));
-        &server.unwrap_or_else(|| panic!("this mesh has no {name}")).process
     }
 
     /// A gRPC connection to a service's own port.

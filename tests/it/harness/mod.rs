@@ -3,18 +3,24 @@
 //! `Mesh::start(Backends::Embedded)` is what most tests want: the whole mesh in one process on a database of its own.
 
 mod binary;
+mod contract;
 mod dev;
 mod edge;
+mod forge;
 mod mesh;
 mod ports;
 mod postgres;
 mod process;
 mod servers;
+mod wire;
 
 pub use binary::tenon;
+pub use contract::Endpoint;
 pub use dev::{Dev, port_flags};
 pub use edge::{Edge, Tenant, answer, sign_up, text};
-pub use mesh::{Backends, Mesh, PARTS};
+pub use forge::{Forge, claims, header, mesh_token};
+pub use mesh::{Backends, MESH_KEY, Mesh, PARTS};
 pub use ports::Ports;
 pub use postgres::Database;
 pub use process::{Process, eventually};
+pub use wire::{Answer, Headers, Wire, reason};

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::TcpListener,
+    path::PathBuf,
     sync::atomic::{AtomicU16, Ordering},
 };
 
@@ -22,8 +23,7 @@ pub struct Ports {
 impl Ports {
     /// Takes a free block.
     pub fn take() -> Self {
-        let folder = std::env::temp_dir().join("tenon-test-ports");
-        fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        let folder = shared_folder("tenon-test-ports");
         let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         for first in (FIRST..LAST).step_by(usize::from(BLOCK)) {
             let lock = File::create(folder.join(first.to_string())).expect("the temporary folder can be written");
@@ -40,4 +40,11 @@ impl Ports {
         assert!(index < BLOCK, "a block has {BLOCK} ports; take another");
         self.first + index
     }
+}
+
+/// A folder that all tests of this user share, whichever process they are in.
+pub fn shared_folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("{name}-{}", rustix::process::getuid().as_raw()));
+    fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    folder
 }

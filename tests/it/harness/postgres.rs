@@ -20,7 +20,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions,
 };
 
-use super::{binary, tenon};
+use super::{binary, ports::shared_folder, tenon};
 
 /// The password of every service role; roles belong to the whole server.
 pub const ROLE_PASSWORD: &str = "test-role-password";
@@ -93,8 +93,7 @@ impl Database {
 
 impl Server {
     fn join() -> (Self, File) {
-        let folder = std::env::temp_dir().join("tenon-test-postgres");
-        fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        let folder = shared_folder("tenon-test-postgres");
         let open = |name: &str| {
             let mut options = File::options();
             options.create(true).truncate(false).read(true).write(true);
@@ -108,7 +107,11 @@ impl Server {
         let url = answering(&ready).unwrap_or_else(|| start(&ready, &folder));
         let owner: PgConnectOptions = url.parse().expect("tenon writes a URL");
         let server = Self { owner: owner.database("postgres"), template: template_name() };
-        server.migrate(&url);
+        let made = folder.join(format!("{}-{}.made", server.template, server.owner.get_port()));
+        if !made.exists() {
+            server.migrate(&url);
+            File::create(made).expect("the temporary folder can be written");
+        }
         (server, users)
     }
 
@@ -142,7 +145,13 @@ fn answering(ready: &PathBuf) -> Option<String> {
 
 #[expect(clippy::zombie_processes, reason = "it outlives this process on purpose, and ends by itself")]
 fn start(ready: &PathBuf, folder: &std::path::Path) -> String {
-    let _stale = fs::remove_file(ready);
+    // What an earlier server left: where it was, and which templates it had.
+    fs::read_dir(folder).into_iter().flatten().flatten().for_each(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "ready.json" || name.ends_with(".made") {
+            let _gone = fs::remove_file(entry.path());
+        }
+    });
     let log = folder.join("log");
     let output = File::create(&log).expect("the temporary folder can be written");
     let mut server = tenon();

@@ -28,8 +28,8 @@ impl UsageEvent {
     /// # Errors
     /// INVALID_FIELD for the field.
     pub fn check(mut self, at: &str, now: DateTime<Utc>) -> Result<Self, Fault> {
-        if self.id.is_empty() || self.id.chars().count() > MAX_ID {
-            return Err(Fault::invalid(format!("{at}.id"), "must have 1 to 128 characters"));
+        if self.id.is_empty() || self.id.chars().count() > MAX_ID || self.id.contains('\0') {
+            return Err(Fault::invalid(format!("{at}.id"), "must have 1 to 128 characters and no NUL"));
         }
         if !is_meter(&self.meter) {
             let why = "must be 1 to 64 lower-case letters, digits and underscores";

@@ -55,8 +55,8 @@ impl TenantService for Tenants {
     async fn suspend_tenant(&self, request: Request<SuspendTenantRequest>) -> Reply<PbTenant> {
         let caller = Caller::of(&request)?;
         let SuspendTenantRequest { name, reason } = request.into_inner();
-        if reason.chars().count() > 500 {
-            return Err(Fault::invalid("reason", "must have at most 500 characters").into());
+        if reason.chars().count() > 500 || reason.contains('\0') {
+            return Err(Fault::invalid("reason", "must have at most 500 characters and no NUL").into());
         }
         let tenant = self.change(&caller, parse_name(&name)?, Status::Suspended, &reason).await?;
         Ok(Response::new(tenant.into()))

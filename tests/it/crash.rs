@@ -86,7 +86,7 @@ async fn killed_as_a_whole_it_finishes_every_run_with_each_effect_once() {
     let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
     let load = Load::start(&mesh, "whole", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["all", "all", "all"], 1).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +94,7 @@ async fn killed_part_by_part_it_finishes_every_run_with_each_effect_once() {
     let mut mesh = Mesh::start_separately_with(Backends::Embedded, &[LEASE]).await;
     let load = Load::start(&mesh, "parts", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["workflow", "auth", "billing", "workflow", "auth"], 2).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,5 +102,5 @@ async fn killed_with_its_broker_it_counts_every_run_once() {
     let mut mesh = Mesh::start_with(Backends::Full, &[LEASE]).await;
     let load = Load::start(&mesh, "broker", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["nats", "all", "nats"], 3).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }

@@ -14,7 +14,7 @@ async fn cut_off_from_its_database_it_goes_on_with_each_effect_once() {
     let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
     let load = Load::start(&mesh, "cut-off", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["connections"; 4], 5).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }
 
 /// Starts a run: its name, or `None` when the database is not there just now.

@@ -12,7 +12,7 @@ const USAGE: &str = "grpc:tenon.billing.v1.UsageService/GetUsage";
 const NO_RUN: &str = "grpc:tenon.workflow.v1.RunService/GetRun";
 
 fn machine(start: &str, states: Value) -> Value {
-    json!({ "StartAt": start, "States": states })
+    Value::Object([("StartAt".to_owned(), json!(start)), ("States".to_owned(), states)].into_iter().collect())
 }
 
 /// What it shows, the definition, the input, and what the run must come to: its state, and its output or error.

@@ -35,6 +35,9 @@ const MAX_HEADERS: u32 = 32 * 1024;
 /// Bytes of an HTTP/1.1 request that are read ahead; its headers must fit in.
 const MAX_BUFFER: usize = 64 * 1024;
 
+/// As hyper's own default, which a browser never reaches.
+const PENDING_RESETS: usize = 20;
+
 /// The numbers of one port.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -43,6 +46,9 @@ pub struct Limits {
     pub connection_age: Duration,
     /// How long calls in flight may take to end.
     pub drain: Duration,
+    /// Streams of one connection that may be reset before they were taken up; one more and the connection is sent away
+    /// (the rapid reset attack). Few for strangers; many for the mesh, whose parts each call on behalf of everyone.
+    pub pending_resets: usize,
 }
 
 impl From<&Config> for Limits {
@@ -51,6 +57,7 @@ impl From<&Config> for Limits {
             max_connections: config.max_connections,
             connection_age: Duration::from_secs(config.connection_age_s),
             drain: Duration::from_secs(config.drain_s),
+            pending_resets: PENDING_RESETS,
         }
     }
 }
@@ -75,7 +82,7 @@ where
 {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let connections = TaskTracker::new();
-    let builder = builder();
+    let builder = builder(limits.pending_resets);
     while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
         let (stream, peer) = match accepted {
@@ -100,7 +107,7 @@ where
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_BUFFER);
     builder
@@ -109,6 +116,7 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(pending_resets)
         .max_header_list_size(MAX_HEADERS)
         .adaptive_window(true);
     builder

@@ -42,6 +42,9 @@ pub fn open_db(
     Ok(db)
 }
 
+/// One edge carries the calls of all clients; those that give up early must not cut the others off.
+const PENDING_RESETS: usize = 1_000;
+
 /// A service that listens but does not serve yet.
 pub struct Server {
     name: &'static str,
@@ -81,7 +84,7 @@ impl Server {
     /// Serves until stopped, then says NOT_SERVING, sends GOAWAY and lets calls in flight end.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { name, listener, routes, health, services, mesh } = self;
-        let limits = accept::Limits::from(&mesh.config);
+        let limits = accept::Limits { pending_resets: PENDING_RESETS, ..accept::Limits::from(&mesh.config) };
         let guarded = Guarded::new(&mesh, name, routes);
         let ending = stop.clone();
         let announce = async move {

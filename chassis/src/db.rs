@@ -132,7 +132,7 @@ impl Db {
     /// # Errors
     /// TENANT_REQUIRED for a caller without one; `Replay` when this request was answered before.
     pub async fn begin(&self, caller: &Caller) -> Result<TenantTx, Error> {
-        TenantTx::begin(self, self.app.acquire().await?, caller.clone()).await
+        TenantTx::begin(self, &self.app, caller.clone()).await
     }
 
     /// Opens a transaction over all tenants, as the system role. For engines, relays and the directory only.
@@ -140,7 +140,7 @@ impl Db {
     /// # Errors
     /// When the database does not answer.
     pub async fn system(&self) -> Result<SystemTx, Error> {
-        SystemTx::begin(self, self.system.acquire().await?).await
+        SystemTx::begin(self, &self.system).await
     }
 
     /// The wire between processes that share this database.

@@ -1,5 +1,6 @@
 //! Processes that are really killed, at random points: whatever was acknowledged is there, and every effect is once.
 
+mod database;
 mod load;
 mod owners;
 mod signups;
@@ -66,6 +67,12 @@ async fn kill_in_turn(mesh: &mut Mesh, load: &Load, victims: &[&'static str], se
         load.has_done(turn * share + dice.below(share)).await;
         match *victim {
             "nats" => mesh.restart_backend("nats"),
+            "connections" => {
+                // Of the services; the owner's, through which we look, stays.
+                let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                           where datname = current_database() and usename like 'tenon\\_%'";
+                assert!(load.eyes().count(cut).await > 0, "the mesh has no connections");
+            }
             process => {
                 mesh.kill_9(process);
                 mesh.restart(process).await;
@@ -79,7 +86,7 @@ async fn killed_as_a_whole_it_finishes_every_run_with_each_effect_once() {
     let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
     let load = Load::start(&mesh, "whole", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["all", "all", "all"], 1).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +94,7 @@ async fn killed_part_by_part_it_finishes_every_run_with_each_effect_once() {
     let mut mesh = Mesh::start_separately_with(Backends::Embedded, &[LEASE]).await;
     let load = Load::start(&mesh, "parts", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["workflow", "auth", "billing", "workflow", "auth"], 2).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,5 +102,5 @@ async fn killed_with_its_broker_it_counts_every_run_once() {
     let mut mesh = Mesh::start_with(Backends::Full, &[LEASE]).await;
     let load = Load::start(&mesh, "broker", &load::ALL).await;
     kill_in_turn(&mut mesh, &load, &["nats", "all", "nats"], 3).await;
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }

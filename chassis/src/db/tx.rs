@@ -8,7 +8,7 @@ use futures::{
 use prost::Message;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, Either, Execute, Executor, Postgres, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Either, Execute, Executor, PgPool, Postgres, pool::PoolConnection};
 use tonic::Response;
 use tracing::{Instrument, Span};
 
@@ -25,6 +25,21 @@ struct Open {
 }
 
 impl Open {
+    /// Takes a connection and opens a transaction. That the server has ended a pooled connection is found out by its
+    /// first use, when nothing is done yet: then the next is taken.
+    async fn begin(pool: &PgPool, sql: impl AsRef<str>) -> Result<Self, Error> {
+        let mut left = pool.options().get_max_connections();
+        loop {
+            let mut open = Self { conn: Some(pool.acquire().await?) };
+            let statement = sqlx::raw_sql(AssertSqlSafe(sql.as_ref()));
+            match open.conn().execute(statement).instrument(span("begin")).await {
+                Err(error) if left > 0 && is_gone(&error) => left -= 1,
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(open),
+            }
+        }
+    }
+
     fn conn(&mut self) -> &mut PoolConnection<Postgres> {
         self.conn.as_mut().expect("the connection is taken only when the transaction ends")
     }
@@ -71,8 +86,7 @@ pub struct TenantTx {
 }
 
 impl TenantTx {
-    pub(super) async fn begin(db: &Db, conn: PoolConnection<Postgres>, caller: Caller) -> Result<Self, Error> {
-        let mut open = Open { conn: Some(conn) };
+    pub(super) async fn begin(db: &Db, pool: &PgPool, caller: Caller) -> Result<Self, Error> {
         let tenant = caller.tenant_id()?;
         let mut sql = format!("begin; select set_config('app.tenant_id', '{}', true)", tenant.uuid());
         if let Some(asked) = &caller.idempotency {
@@ -80,7 +94,7 @@ impl TenantTx {
             let lock = lock_of(db.service, tenant, &asked.key);
             sql.push_str(&format!("; select pg_advisory_xact_lock({lock})"));
         }
-        open.conn().execute(sqlx::raw_sql(AssertSqlSafe(sql))).instrument(span("begin")).await?;
+        let open = Open::begin(pool, sql).await?;
         let (service, clock, pulse) = (db.service, db.clock.clone(), db.pulse.clone());
         let mut tx = Self { open, service, clock, pulse, tenant, caller, events: Vec::new() };
         tx.answered_before().await?;
@@ -167,9 +181,8 @@ pub struct SystemTx {
 }
 
 impl SystemTx {
-    pub(super) async fn begin(db: &Db, conn: PoolConnection<Postgres>) -> Result<Self, Error> {
-        let mut open = Open { conn: Some(conn) };
-        open.conn().execute("begin").instrument(span("begin")).await?;
+    pub(super) async fn begin(db: &Db, pool: &PgPool) -> Result<Self, Error> {
+        let open = Open::begin(pool, "begin").await?;
         Ok(Self { open, pulse: db.pulse.clone(), emitted: false })
     }
 
@@ -203,6 +216,12 @@ impl SystemTx {
         }
         Ok(())
     }
+}
+
+/// Whether the connection has ended, and not only the statement failed.
+fn is_gone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(error, sqlx::Error::Io(_)) || matches!(code.as_deref(), Some("57P01" | "57P02" | "25P03"))
 }
 
 /// A span by the OpenTelemetry conventions for database clients.

@@ -36,8 +36,10 @@ use time::Time;
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
 pub const CHANNEL: &str = "tenon_runs";
-/// How often an engine looks for due runs when nothing tells it to.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often an engine looks for due runs when nothing tells it to: what a lost beat costs at most.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The pause before a start that failed is tried again.
+const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
 /// Definitions in memory.
@@ -76,6 +78,8 @@ pub struct Engine {
     owned: BTreeMap<i16, i64>,
     runs: HashMap<Key, Box<Active>>,
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
+    /// When the first run that sleeps in the database has to be woken, as far as is known.
+    next_due: Option<DateTime<Utc>>,
     machines: Cache<(Uuid, String, i32), Arc<Machine>>,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     calls: TaskTracker,
@@ -99,6 +103,7 @@ impl Engine {
             owned: BTreeMap::new(),
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
+            next_due: None,
             machines: Cache::new(MACHINES),
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
@@ -110,7 +115,7 @@ impl Engine {
     pub async fn run(mut self, stop: CancellationToken) {
         self.stop = stop.clone();
         while !stop.is_cancelled() && !self.prepared().await {
-            stop.run_until_cancelled(sleep(LOOK_EVERY)).await;
+            stop.run_until_cancelled(sleep(PREPARE_AGAIN)).await;
         }
         let heart = TaskTracker::new();
         let beating = CancellationToken::new();
@@ -145,7 +150,8 @@ impl Engine {
                 inputs.push(answer);
             }
             self.due_timers(&mut inputs);
-            if looks {
+            if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
+                self.next_due = None;
                 self.load(&mut inputs).instrument(quiet()).await;
             }
             if !inputs.is_empty() {
@@ -164,8 +170,9 @@ impl Engine {
     }
 
     fn next_timer(&self) -> Instant {
-        match self.timers.peek() {
-            Some(Reverse((due, ..))) => self.time.instant(*due),
+        let first = self.timers.peek().map(|Reverse((due, ..))| *due);
+        match first.into_iter().chain(self.next_due).min() {
+            Some(due) => self.time.instant(due),
             None => Instant::now() + LOOK_EVERY,
         }
     }

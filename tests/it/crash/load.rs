@@ -137,7 +137,7 @@ impl Load {
     }
 
     /// Waits for the end of every run; then each has succeeded, and everything happened once.
-    pub(super) async fn is_whole(mut self, mesh: &Mesh) {
+    pub(super) async fn comes_out_whole(mut self, mesh: &Mesh) {
         self.is_acknowledged().await;
         let runs = RUNS.cast_signed();
         let ended = "select count(*) from workflow.runs where state <> 'RUNNING' and workflow_id = 'parent'";

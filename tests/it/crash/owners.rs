@@ -38,5 +38,5 @@ async fn a_stopped_engine_is_replaced_and_its_late_writes_are_refused() {
     // It has its share again, so it has noticed.
     load.eyes().reaches(OWNERS, 2).await;
     assert_eq!(written(load.eyes()).await, before, "the stopped engine has written late");
-    load.is_whole(&mesh).await;
+    load.comes_out_whole(&mesh).await;
 }

@@ -60,7 +60,7 @@ async fn is_usable(mesh: &Mesh, slug: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_up_that_loses_a_service_is_whole_afterwards() {
+async fn a_sign_up_that_loses_a_service_comes_out_whole_afterwards() {
     let mut mesh = Mesh::start_separately(Backends::Embedded).await;
     let eyes = Eyes::open(&mesh).await;
     let mut dice = Dice(4);

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use chrono::TimeDelta;
+
 use super::{
     Answer, Engine,
     active::{Active, Advanced, Key},
@@ -14,6 +16,8 @@ use crate::{
 
 /// Runs that are taken into memory at once at most.
 const CLAIM: i64 = 500;
+/// When to look again after a look that found runs, or failed.
+const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
 const CRASHES_MAX: i16 = 10;
 
@@ -27,6 +31,7 @@ impl Engine {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(%error, "due runs were not loaded; they are tried again");
+                self.next_due = Some(self.time.now() + LOOK_AGAIN);
                 return;
             }
         };
@@ -63,11 +68,16 @@ impl Engine {
         let now = self.time.now();
         let mut tx = self.db.system().await?;
         let all: Vec<i16> = self.owned.keys().copied().collect();
-        let due = store::list_due_partitions(&mut tx, &all, now).await?;
+        let awaited = store::list_due_partitions(&mut tx, &all).await?;
+        self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
+        let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
         if due.is_empty() {
             tx.commit().await?;
             return Ok(Vec::new());
         }
+        // Behind a run that is due another one may sleep, which only the next look shows.
+        let again = now + LOOK_AGAIN;
+        self.next_due = Some(self.next_due.map_or(again, |first| first.min(again)));
         let (ids, epochs) = self.epochs(due.iter().copied());
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a cancelled run that is in memory already must still be heard of.

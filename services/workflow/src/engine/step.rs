@@ -102,8 +102,9 @@ impl Engine {
             metrics::counter!("tenon_workflow_runs_ended_total", "state" => step.update.state).increment(1);
             return;
         }
-        if step.update.due_at.is_some() {
+        if let Some(due) = step.update.due_at {
             // It sleeps in the database from here on.
+            self.next_due = Some(self.next_due.map_or(due, |first| first.min(due)));
             return;
         }
         let key = active.about.key;

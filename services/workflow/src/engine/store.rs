@@ -123,17 +123,21 @@ pub(super) async fn lock_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &[i6
     Ok(held.fetch_all(tx).await?)
 }
 
-/// Those of the partitions in which a run is due.
-pub(super) async fn list_due_partitions(
-    tx: &mut SystemTx,
-    partitions: &[i16],
-    now: DateTime<Utc>,
-) -> Result<Vec<i16>, Error> {
-    let due = sqlx::query_scalar!(
-        r#"select p as "id!" from unnest($1::smallint[]) as p where exists (
-               select from workflow.runs r where r.partition = p and r.state = 'RUNNING' and r.due_at <= $2)"#,
-        partitions,
-        now
+/// A partition and when the first of its runs is due.
+pub(super) struct Due {
+    pub(super) partition: i16,
+    pub(super) at: DateTime<Utc>,
+}
+
+/// When each of the partitions has to be looked at; those in which every run is in memory or has ended are left out.
+pub(super) async fn list_due_partitions(tx: &mut SystemTx, partitions: &[i16]) -> Result<Vec<Due>, Error> {
+    let due = sqlx::query_as!(
+        Due,
+        r#"select p.id as "partition!", r.due_at as "at!" from unnest($1::smallint[]) as p (id)
+           cross join lateral (
+               select due_at from workflow.runs r where r.partition = p.id and r.state = 'RUNNING' and r.due_at < 'infinity'
+               order by r.due_at limit 1) as r"#,
+        partitions
     );
     Ok(due.fetch_all(tx).await?)
 }

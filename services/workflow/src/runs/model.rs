@@ -78,7 +78,6 @@ pub struct NewRun {
     pub id: RunId,
     pub partition: i16,
     pub workflow_id: String,
-    pub version: i32,
     pub entity_id: String,
     pub input: Value,
     pub created_by: String,

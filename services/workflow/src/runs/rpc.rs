@@ -35,20 +35,18 @@ impl RunService for Runs {
         workflows::model::bounded("input", &input)?;
 
         let mut tx = self.db.begin(&caller).await?;
-        let workflow = workflows::store::get(&mut tx, workflow_id).await?.ok_or(Error::WorkflowNotFound)?;
         let id = RunId::new(tx.clock());
         let run = NewRun {
             id,
             partition: model::partition(tenant, id, self.partitions),
-            workflow_id: workflow.workflow_id,
-            version: workflow.version,
+            workflow_id: workflow_id.to_owned(),
             entity_id: entity_id.to_owned(),
             input,
             created_by: starter(&caller),
             roles: caller.roles.clone(),
             traceparent: telemetry::traceparent(),
         };
-        let run = store::insert(&mut tx, &run).await?;
+        let run = store::insert(&mut tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
         tx.emit(run.state.event(), format!("runs/{id}"), created(&run));
         let response = tx.reply(Run::from(run)).await?;
         self.waker.wake();

@@ -6,26 +6,27 @@ use uuid::Uuid;
 use super::model::{Filter, HistoryEvent, NewRun, Run, RunId, State};
 use crate::error::Error;
 
-/// Adds a run that waits for the engine.
-pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Run, Error> {
+/// Adds a run of the latest version, which waits for the engine; `None` when there is no such workflow.
+pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Option<Run>, Error> {
     let row = sqlx::query_as!(
         Run,
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, input, created_by, roles,
                                     traceparent)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         select w.tenant_id, $2::uuid, $3::smallint, w.workflow_id, w.version, $5::text, $6::json, $7::text, $8::text[],
+                $9::text
+         from workflow.workflows w where w.tenant_id = $1 and w.workflow_id = $4 order by w.version desc limit 1
          returning id, workflow_id, version, entity_id, state, input, output, error, cause, created_at, ended_at",
         tx.tenant().uuid(),
         run.id.uuid(),
         run.partition,
         run.workflow_id,
-        run.version,
         run.entity_id,
         run.input,
         run.created_by,
         &run.roles,
-        run.traceparent
+        run.traceparent.as_deref()
     );
-    Ok(row.fetch_one(tx).await?)
+    Ok(row.fetch_optional(tx).await?)
 }
 
 pub(crate) async fn get(tx: &mut TenantTx, id: RunId) -> Result<Option<Run>, Error> {

@@ -17,6 +17,7 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod readme;
 mod runs;
 mod serve;
 mod tidy;

@@ -99,8 +99,7 @@ impl Mesh {
 
     /// Gives the free plan limits that no round reaches, before the bench signs up.
     pub(crate) fn lift_plan_limits(&self) -> Result<()> {
-        let pid = find(&self.ready.data_dir, "postmaster.pid").context("no postmaster.pid below the data folder")?;
-        let port = fs::read_to_string(pid)?.lines().nth(3).context("postmaster.pid has no port")?.to_owned();
+        let port = fs::read_to_string(self.ready.data_dir.join("postgres.port"))?;
         let url = format!("postgres://tenon:{}@127.0.0.1:{port}/tenon", self.secrets()?.database_password);
         let lift = format!(
             "update billing.plans set limits = '{{\"rate.read\": {UNLIMITED}, \"rate.write\": {UNLIMITED}, \
@@ -130,19 +129,4 @@ pub(crate) async fn answers(port: u16) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
-}
-
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    for entry in fs::read_dir(folder).ok()?.flatten() {
-        let path = entry.path();
-        if entry.file_name() == name {
-            return Some(path);
-        }
-        if path.is_dir()
-            && let Some(found) = find(&path, name)
-        {
-            return Some(found);
-        }
-    }
-    None
 }

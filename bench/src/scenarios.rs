@@ -48,6 +48,8 @@ struct Ground {
 
 pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
+    // Started by root, Postgres runs as another user, who must be able to pass.
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let mut figures = Vec::new();
     let first = Mesh::start(folder.path()).await?;
     first.lift_plan_limits()?;

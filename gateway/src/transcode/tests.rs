@@ -32,8 +32,10 @@ fn request(routes: &Routes, verb: &str, uri: &str, body: &str) -> Result<Json, S
             let details = refusal.status.get_error_details();
             let violations = details.bad_request().unwrap().field_violations.iter();
             let fields = violations.map(|violation| format!("{}: {}", violation.field, violation.description));
-            let fields = fields.collect::<Vec<_>>().join("; ");
-            Err(format!("{} {fields}", details.error_info().unwrap().reason))
+            // A JSON object has no order that could be relied on.
+            let mut fields: Vec<String> = fields.collect();
+            fields.sort();
+            Err(format!("{} {}", details.error_info().unwrap().reason, fields.join("; ")))
         }
     }
 }

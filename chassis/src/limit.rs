@@ -113,7 +113,8 @@ impl Limiter {
 
 /// (microseconds between calls, microseconds that may be borrowed ahead).
 fn micros(quota: Quota) -> (i64, i64) {
-    let interval = 60_000_000 / i64::from(quota.per_minute.max(1));
+    // A rate beyond one call a microsecond is no limit that anyone reaches.
+    let interval = (60_000_000 / i64::from(quota.per_minute.max(1))).max(1);
     (interval, interval * i64::from(quota.burst.max(1)))
 }
 
@@ -149,5 +150,13 @@ mod tests {
         clock.advance(Duration::from_millis(1_000));
         assert!(limiter.check("a", quota).await.allowed);
         assert!(!limiter.check("a", quota).await.allowed);
+    }
+
+    #[tokio::test]
+    async fn any_number_is_a_quota() {
+        let limiter = Limiter::connect(None, Clock::default()).await.unwrap();
+        for (per_minute, burst) in [(0, 0), (1, 1), (u32::MAX, u32::MAX), (u32::MAX, 0)] {
+            assert!(limiter.check(&format!("{per_minute}/{burst}"), Quota { per_minute, burst }).await.allowed);
+        }
     }
 }

@@ -111,9 +111,9 @@ impl Limiter {
     }
 }
 
-/// (microseconds between calls, microseconds that may be borrowed ahead).
+/// (microseconds between calls, microseconds that may be borrowed ahead). A million calls a second is the most.
 fn micros(quota: Quota) -> (i64, i64) {
-    let interval = 60_000_000 / i64::from(quota.per_minute.max(1));
+    let interval = (60_000_000 / i64::from(quota.per_minute.max(1))).max(1);
     (interval, interval * i64::from(quota.burst.max(1)))
 }
 
@@ -149,5 +149,14 @@ mod tests {
         clock.advance(Duration::from_millis(1_000));
         assert!(limiter.check("a", quota).await.allowed);
         assert!(!limiter.check("a", quota).await.allowed);
+    }
+
+    #[tokio::test]
+    async fn any_numbers_are_a_quota() {
+        let limiter = Limiter::connect(None, Clock::default()).await.unwrap();
+        for number in [0, 1, u32::MAX] {
+            let quota = Quota { per_minute: number, burst: number };
+            assert!(limiter.check(&number.to_string(), quota).await.allowed);
+        }
     }
 }

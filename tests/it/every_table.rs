@@ -72,11 +72,12 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
     for tenant in &tenants {
         let task = json!({ "Type": "Task", "Resource": "grpc:tenon.billing.v1.UsageService/GetUsage", "End": true });
         let definition = json!({ "StartAt": "A", "QueryLanguage": "JSONata", "States": { "A": task } });
-        let body = json!({ "workflowId": "hello", "definition": definition });
+        // Not the same id for both: a key to one's workflow must not find the other's.
+        let body = json!({ "workflowId": tenant.slug, "definition": definition });
         let (status, answer) = mesh.post("/v1/workflows", &tenant.token, &body).await;
         assert!(status.is_success(), "{answer}");
         let run = mesh.request(Method::POST, "/v1/runs").bearer_auth(&tenant.token).header("idempotency-key", "once");
-        let run = run.json(&json!({ "workflow": "hello" })).send().await.expect("the edge answers");
+        let run = run.json(&json!({ "workflow": tenant.slug })).send().await.expect("the edge answers");
         assert!(run.status().is_success(), "{:?}", run.text().await);
         let event = json!({ "events": [{ "id": "1", "meter": "ai_tokens" }] });
         let (status, answer) = mesh.post("/v1/usage:ingest", &tenant.token, &event).await;

@@ -1,6 +1,6 @@
 //! Traces, logs and metrics: W3C traceparent in and out, OTLP to a collector, Prometheus text on the admin port.
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -49,7 +49,8 @@ pub enum InitError {
 /// When a setting cannot be used.
 pub fn init(config: &Config, name: &'static str) -> Result<Telemetry, InitError> {
     let filter = EnvFilter::try_new(&config.log)?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let is_terminal = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
     let logs: Box<dyn Layer<Registry> + Send + Sync> = if config.log_format == "json" {
         logs.json().flatten_event(true).with_filter(NoSpans(filter)).boxed()
     } else {

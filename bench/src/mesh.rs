@@ -79,17 +79,21 @@ impl Mesh {
         Ok(toml::from_str(&text)?)
     }
 
-    /// An edge in a process of its own, in front of the same services.
-    pub(crate) async fn edge(&self) -> Result<(Started, String)> {
+    /// An edge in a process of its own, in front of the same services, or with another one as its workflow service.
+    pub(crate) async fn edge(&self, workflow: Option<u16>) -> Result<(Started, String)> {
         let secrets = self.secrets()?;
         let mut command = Command::new(binary()?);
         command.args(["serve", "gateway"]).env("TENON_LOG", "warn").env("TENON_TRACE_RATIO", "0.01");
         command.env("TENON_MESH_KEY", secrets.mesh_key).env("TENON_MASTER_KEY", secrets.master_key);
         command.env("TENON_OPERATOR_KEY", "bench");
-        let (edge, admin) = (8_080 + 2 * OFFSET, 9_100 + 2 * OFFSET);
+        let offset = 2 * OFFSET + u16::from(workflow.is_some());
+        let (edge, admin) = (8_080 + offset, 9_100 + offset);
         command.env("TENON_EDGE_PORT", edge.to_string()).env("TENON_ADMIN_PORT", admin.to_string());
         for (name, port) in [("AUTH", 9_101), ("TENANT", 9_102), ("BILLING", 9_103), ("WORKFLOW", 9_104)] {
             command.env(format!("TENON_{name}_URL"), format!("http://127.0.0.1:{}", port + OFFSET));
+        }
+        if let Some(port) = workflow {
+            command.env("TENON_WORKFLOW_URL", format!("http://127.0.0.1:{port}"));
         }
         let child = limits(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let process = Started(child);

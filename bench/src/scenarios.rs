@@ -127,15 +127,18 @@ async fn start(folder: &std::path::Path, rounds: usize) -> Result<Figure> {
     })
 }
 
-/// GET a run through the whole chain, in turns with a bare axum -> tonic hop.
+/// GET a run through the whole chain, in turns with a bare axum -> tonic hop to the same bare service. The second figure
+/// has the real service and its database behind: they share the cores, so the edge waits, wakes and costs more.
 async fn edge(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     let run = finished_run(ground).await?;
-    let (edge, url) = ground.mesh.edge().await?;
     let (upstream, bare) = control().await?;
+    let (edge, url) = ground.mesh.edge(Some(CONTROL_UPSTREAM)).await?;
+    let (whole, whole_url) = ground.mesh.edge(None).await?;
     let control_url = format!("http://127.0.0.1:{CONTROL_EDGE}");
-    let (mut ours, mut theirs) = (Rounds::default(), Rounds::default());
+    let (mut ours, mut theirs, mut all) = (Rounds::default(), Rounds::default(), Rounds::default());
     for _ in 0..plan.rounds {
-        for (rounds, url, process) in [(&mut ours, &url, &edge), (&mut theirs, &control_url, &bare)] {
+        let turns = [(&mut ours, &url, &edge), (&mut theirs, &control_url, &bare), (&mut all, &whole_url, &whole)];
+        for (rounds, url, process) in turns {
             let ids = BTreeSet::from([process.id()]);
             let ask = get(format!("/v1/{run}"), &ground.token);
             let before = cpu(&ids);
@@ -146,8 +149,9 @@ async fn edge(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     let mut figure = ours.figure("edge: GET a run", "the edge's process", rss(edge.id()));
     let control = theirs.figure("control: axum -> tonic", "the axum process", rss(bare.id()));
     figure.times_control = Some(figure.cpu_us_per_operation / control.cpu_us_per_operation.max(0.1));
+    let all = all.figure("edge: GET a run, all behind", "the edge's process", rss(whole.id()));
     drop(upstream);
-    Ok(vec![figure, control])
+    Ok(vec![figure, control, all])
 }
 
 async fn control() -> Result<(Started, Started)> {

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -138,7 +138,7 @@ impl Engine {
             tokio::select! {
                 () = stop.cancelled() => break,
                 answer = self.answers.1.recv() => inputs.extend(answer),
-                _ = balance.tick() => looks = self.balance().instrument(quiet()).await,
+                _ = balance.tick() => looks = self.balance().instrument(telemetry::quiet()).await,
                 _ = look.tick() => looks = true,
                 () = waker.here.notified() => looks = true,
                 () = woken(&mut beats) => looks = true,
@@ -152,7 +152,7 @@ impl Engine {
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;
-                self.load(&mut inputs).instrument(quiet()).await;
+                self.load(&mut inputs).instrument(telemetry::quiet()).await;
             }
             if !inputs.is_empty() {
                 self.step(inputs).await;
@@ -204,14 +204,6 @@ impl Engine {
     fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
         partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
     }
-}
-
-/// A span that no trace keeps: what an engine does for nobody in particular would fill the trace page.
-fn quiet() -> Span {
-    let span = tracing::info_span!("engine");
-    // The parent is not sampled, and so what is below it is not.
-    telemetry::set_parent(&span, "00-00000000000000000000000000000001-0000000000000001-00");
-    span
 }
 
 /// Returns on a beat of the engines' channel, and when beats may have been missed.

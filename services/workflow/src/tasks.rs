@@ -196,32 +196,9 @@ fn failure(status: &Status) -> Failure {
     let error = match (status.code(), fault::reason(status)) {
         (Code::DeadlineExceeded, _) => Failure::TIMEOUT.to_owned(),
         (_, Some(reason)) if !reason.is_empty() => reason,
-        (code, _) => name(code).to_owned(),
+        (code, _) => fault::code_name(code).to_owned(),
     };
     Failure::new(error, status.message())
-}
-
-/// The name of a code in google.rpc.Code.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 /// When a task that is scheduled now must have answered.

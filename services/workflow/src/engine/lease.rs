@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tenon_chassis::Db;
+use tenon_chassis::{Db, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Engine, quiet, store, time::Time};
+use super::{Engine, store, time::Time};
 use crate::error::Error;
 
 /// Shows signs of life until stopped.
@@ -19,7 +19,7 @@ pub(super) async fn heartbeat(db: Db, engine: Uuid, lease: Duration, stop: Cance
         Ok::<_, Error>(tx.commit().await?)
     };
     while !stop.is_cancelled() {
-        if let Err(error) = beat().instrument(quiet()).await {
+        if let Err(error) = beat().instrument(telemetry::quiet()).await {
             tracing::warn!(%error, "the engine's lease was not renewed");
         }
         stop.run_until_cancelled(tokio::time::sleep(lease / 4)).await;
@@ -36,7 +36,7 @@ impl Engine {
             tx.commit().await?;
             Ok::<_, Error>(now)
         };
-        match prepared.instrument(quiet()).await {
+        match prepared.instrument(telemetry::quiet()).await {
             Ok(now) => {
                 self.time = Time::new(now, self.db.clock().clone());
                 true

@@ -34,3 +34,9 @@ pub mod options {
         tonic::include_proto!("tenon.options.v1");
     }
 }
+
+pub mod google {
+    pub mod api {
+        tonic::include_proto!("google.api");
+    }
+}

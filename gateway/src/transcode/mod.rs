@@ -236,7 +236,7 @@ fn set_media(message: &mut DynamicMessage, kind: String, data: Bytes) {
 }
 
 fn get_media(message: &DynamicMessage) -> Media {
-    let field = |name| message.get_field_by_name(name).map(|value| value.into_owned());
+    let field = |name| message.get_field_by_name(name).map(std::borrow::Cow::into_owned);
     let kind = field("content_type").and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
     let data = field("data").and_then(|data| data.as_bytes().cloned()).unwrap_or_default();
     Media { kind, data }

@@ -1,5 +1,6 @@
 //! Workflows at work, as their callers see them.
 
+pub mod mail;
 pub mod model;
 mod rpc;
 pub(crate) mod store;

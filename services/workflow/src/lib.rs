@@ -6,6 +6,7 @@ pub mod engine;
 pub mod error;
 pub mod json;
 pub mod runs;
+pub mod secrets;
 pub mod tasks;
 pub mod workflows;
 
@@ -17,6 +18,7 @@ use tenon_chassis::{
 };
 use tenon_proto::workflow::v1::{
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
+    secret_service_server::{SERVICE_NAME as SECRETS, SecretServiceServer},
     workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
 };
 use tonic::service::Routes;
@@ -35,8 +37,11 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let waker = Arc::new(engine::Waker::new(db.clone()));
     let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
-    let routes = Routes::new(WorkflowServiceServer::new(workflows)).add_service(RunServiceServer::new(runs));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS]).await?;
+    let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
+    let routes = Routes::new(WorkflowServiceServer::new(workflows))
+        .add_service(RunServiceServer::new(runs))
+        .add_service(SecretServiceServer::new(secrets));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SECRETS]).await?;
     let engine = engine::Engine::new(mesh, db, config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     Ok(server)

@@ -19,7 +19,8 @@ impl WorkflowService for Workflows {
         let definition = request.definition.map(json::from_struct);
         let definition = definition.ok_or_else(|| Fault::invalid("definition", "is missing"))?;
         model::bounded("definition", &definition)?;
-        let check = |resource: &str, arguments: Option<&_>| tasks::check(&self.contract, resource, arguments);
+        let check =
+            |resource: &str, arguments: Option<&_>| tasks::check_as(&self.contract, &caller.roles, resource, arguments);
         asl::parse(&definition, &check).map_err(Error::InvalidDefinition)?;
 
         let mut tx = self.db.begin(&caller).await?;

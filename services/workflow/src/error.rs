@@ -12,7 +12,14 @@ pub enum Error {
     WorkflowNotFound,
     #[error("there is no such run")]
     RunNotFound,
-    #[error("the definition has {} faults", .0.len())]
+    #[error("there is no such schedule")]
+    ScheduleNotFound,
+    #[error("there is a schedule with this id already")]
+    ScheduleExists,
+    #[error("the schedule belongs to a trigger of its workflow; publish a version with another one")]
+    ScheduleManaged,
+    /// With pointers that begin at the request: `definition/States/A`.
+    #[error("the workflow has {} faults", .0.len())]
     InvalidDefinition(Vec<asl::Fault>),
     #[error("a field is not as it must be")]
     Refused(#[from] Fault),
@@ -27,7 +34,7 @@ impl From<sqlx::Error> for Error {
 }
 
 /// Faults that one answer names at most.
-const FAULTS_MAX: usize = 100;
+pub const FAULTS_MAX: usize = 100;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -35,14 +42,16 @@ impl From<Error> for Status {
         match error {
             Error::WorkflowNotFound => Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", text).into(),
             Error::RunNotFound => Fault::new(Code::NotFound, "RUN_NOT_FOUND", text).into(),
+            Error::ScheduleNotFound => Fault::new(Code::NotFound, "SCHEDULE_NOT_FOUND", text).into(),
+            Error::ScheduleExists => Fault::new(Code::AlreadyExists, "SCHEDULE_EXISTS", text).into(),
+            Error::ScheduleManaged => Fault::new(Code::FailedPrecondition, "SCHEDULE_MANAGED", text).into(),
             Error::InvalidDefinition(faults) => {
                 let first = faults.first().map(|fault| format!(": {} {}", fault.pointer, fault.reason));
-                let message = format!("the definition is not valid{}", first.unwrap_or_default());
+                let message = format!("the workflow is not valid{}", first.unwrap_or_default());
                 let fault = Fault::new(Code::InvalidArgument, "INVALID_DEFINITION", message);
                 let faults = faults.into_iter().take(FAULTS_MAX);
-                let named = faults.fold(fault, |fault, asl::Fault { pointer, reason }| {
-                    fault.violation(format!("definition{pointer}"), reason)
-                });
+                let named =
+                    faults.fold(fault, |fault, asl::Fault { pointer, reason }| fault.violation(pointer, reason));
                 named.into()
             }
             Error::Refused(fault) => fault.into(),

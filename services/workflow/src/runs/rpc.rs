@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenon_chassis::{Caller, Fault, caller::Principal, clock::timestamp, paging::Page, telemetry};
+use tenon_chassis::{Caller, Fault, clock::timestamp, paging::Page, telemetry};
 use tenon_proto::workflow::v1::{
     CancelRunRequest, CreateRunRequest, GetRunRequest, HistoryEvent, ListRunHistoryRequest, ListRunHistoryResponse,
     ListRunsRequest, ListRunsResponse, Run, run::State, run_service_server::RunService,
@@ -42,12 +42,12 @@ impl RunService for Runs {
             workflow_id: workflow_id.to_owned(),
             entity_id: entity_id.to_owned(),
             input,
-            created_by: starter(&caller),
+            created_by: workflows::rpc::starter(&caller),
             roles: caller.roles.clone(),
             traceparent: telemetry::traceparent(),
         };
         let run = store::insert(&mut tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
-        tx.emit(run.state.event(), format!("runs/{id}"), created(&run));
+        tx.emit(run.state.event(), format!("runs/{id}"), super::created(&run));
         let response = tx.reply(Run::from(run)).await?;
         self.waker.wake();
         Ok(response)
@@ -122,15 +122,6 @@ impl RunService for Runs {
     }
 }
 
-fn starter(caller: &Caller) -> String {
-    match &caller.principal {
-        Principal::User { user, .. } => user.to_string(),
-        Principal::Service { name } => format!("svc:{name}"),
-        Principal::Operator => "operator".to_owned(),
-        Principal::Anyone => String::new(),
-    }
-}
-
 fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     // What cannot be an id filters everything out, as an id that nobody has does.
@@ -147,16 +138,6 @@ fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
         State::Cancelled => Some(model::State::Cancelled),
     };
     Ok(Filter { workflow_id, entity_id: some(&request.entity_id), state })
-}
-
-fn created(run: &model::Run) -> Value {
-    json!({
-        "run": format!("runs/{}", run.id),
-        "workflow": format!("workflows/{}", run.workflow_id),
-        "version": run.version,
-        "entityId": run.entity_id,
-        "state": run.state.as_str(),
-    })
 }
 
 impl From<model::Run> for Run {

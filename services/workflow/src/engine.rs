@@ -2,6 +2,7 @@
 //! are called once the step that scheduled them is on disk, and every write checks that its partition is still owned.
 
 mod active;
+mod change;
 mod lease;
 mod load;
 mod step;
@@ -17,7 +18,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use moka::sync::Cache;
-use tenon_chassis::{Db, Mesh, id, pulse::Beat, telemetry};
+use tenon_chassis::{Db, Mesh, TenantId, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -29,9 +30,10 @@ use uuid::Uuid;
 use crate::{
     asl::{Input, Machine},
     config::Config,
+    runs::model::RunId,
     tasks::Tasks,
 };
-use active::{Active, Key};
+use active::{Active, Key, Work};
 use time::Time;
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
@@ -42,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
+/// Changes of runs that a listener may lag behind.
+const CHANGES: usize = 4_096;
 /// Definitions in memory.
 const MACHINES: u64 = 2_000;
 
@@ -49,17 +53,29 @@ const MACHINES: u64 = 2_000;
 pub struct Waker {
     db: Db,
     here: Notify,
+    changes: broadcast::Sender<(TenantId, RunId)>,
 }
 
 impl Waker {
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db, here: Notify::new() }
+        Self { db, here: Notify::new(), changes: broadcast::channel(CHANGES).0 }
     }
 
     pub fn wake(&self) {
         self.here.notify_one();
         self.db.pulse().beat(CHANNEL);
+    }
+
+    /// Runs that the engine of this process has just written; a hint, as others have engines too.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<(TenantId, RunId)> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self, tenant: TenantId, run: RunId) {
+        // Nobody listens when this fails.
+        let _ = self.changes.send((tenant, run));
     }
 }
 
@@ -137,7 +153,7 @@ impl Engine {
             let next_timer = self.next_timer();
             tokio::select! {
                 () = stop.cancelled() => break,
-                answer = self.answers.1.recv() => inputs.extend(answer),
+                answer = self.answers.1.recv() => inputs.extend(answer.map(work)),
                 _ = balance.tick() => looks = self.balance().instrument(telemetry::quiet()).await,
                 _ = look.tick() => looks = true,
                 () = waker.here.notified() => looks = true,
@@ -147,7 +163,7 @@ impl Engine {
             while inputs.len() < BATCH
                 && let Ok(answer) = self.answers.1.try_recv()
             {
-                inputs.push(answer);
+                inputs.push(work(answer));
             }
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
@@ -177,7 +193,7 @@ impl Engine {
         }
     }
 
-    fn due_timers(&mut self, inputs: &mut Vec<Answer>) {
+    fn due_timers(&mut self, inputs: &mut Vec<(Key, Work)>) {
         let now = self.time.now();
         while inputs.len() < BATCH
             && let Some(Reverse((due, key, token))) = self.timers.peek().copied()
@@ -185,7 +201,7 @@ impl Engine {
         {
             self.timers.pop();
             if self.runs.contains_key(&key) {
-                inputs.push((key, Input::TimerFired { token }));
+                inputs.push((key, Work::Input(Input::TimerFired { token })));
             }
         }
     }
@@ -204,6 +220,10 @@ impl Engine {
     fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
         partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
     }
+}
+
+fn work((key, input): Answer) -> (Key, Work) {
+    (key, Work::Input(input))
 }
 
 /// Returns on a beat of the engines' channel, and when beats may have been missed.

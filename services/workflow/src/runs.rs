@@ -1,12 +1,12 @@
 //! Workflows at work, as their callers see them.
 
+pub mod mail;
 pub mod model;
-mod rpc;
+pub(crate) mod rpc;
 pub(crate) mod store;
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use tenon_chassis::Db;
 
 use crate::engine::Waker;
@@ -24,15 +24,4 @@ impl Runs {
     pub fn new(db: Db, partitions: i16, waker: Arc<Waker>) -> Self {
         Self { db, partitions, waker }
     }
-}
-
-/// What the event of a new run tells.
-pub(crate) fn created(run: &model::Run) -> Value {
-    json!({
-        "run": format!("runs/{}", run.id),
-        "workflow": format!("workflows/{}", run.workflow_id),
-        "version": run.version,
-        "entityId": run.entity_id,
-        "state": run.state.as_str(),
-    })
 }

@@ -55,7 +55,7 @@ impl Starts {
             traceparent: telemetry::traceparent(),
         };
         let run = runs::store::insert(tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
-        tx.emit(run.state.event(), format!("runs/{id}"), runs::created(&run));
+        tx.emit(run.state.event(), format!("runs/{id}"), runs::rpc::created(&run));
         tx.meter(METER, 1);
         Ok(id)
     }

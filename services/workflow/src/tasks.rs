@@ -60,6 +60,29 @@ pub fn check(contract: &Contract, resource: &str, arguments: Option<&Value>) -> 
     faults
 }
 
+/// How a resource answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Family {
+    /// By a call that this process makes.
+    Call,
+    /// From outside: a row in workflow.tasks waits for it, and a message to the run brings it.
+    Wait { kind: &'static str, name: String },
+}
+
+/// The family of a resource, by its scheme.
+#[must_use]
+pub fn family(resource: &str) -> Family {
+    let (scheme, rest) = resource.split_once(':').unwrap_or((resource, ""));
+    let kind = match scheme {
+        "activity" => "activity",
+        "approval" => "approval",
+        "signal" => "signal",
+        "workflow" => "workflow",
+        _ => return Family::Call,
+    };
+    Family::Wait { kind, name: rest.to_owned() }
+}
+
 fn resolve<'c>(contract: &'c Contract, resource: &str) -> Result<&'c Method, String> {
     let Some(name) = resource.strip_prefix("grpc:") else {
         return Err("must be grpc:package.Service/Method; other kinds of resources arrive later".to_owned());

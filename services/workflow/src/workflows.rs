@@ -3,7 +3,7 @@
 pub mod envelope;
 pub mod model;
 mod pb;
-pub(crate) mod rpc;
+mod rpc;
 pub mod rules;
 pub(crate) mod store;
 

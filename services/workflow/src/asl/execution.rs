@@ -32,6 +32,16 @@ pub enum Command {
     StartTimer { token: u64, due: DateTime<Utc> },
 }
 
+impl Command {
+    /// Names what is asked for; the answer carries it.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        match self {
+            Self::CallTask { token, .. } | Self::StartTimer { token, .. } => *token,
+        }
+    }
+}
+
 /// What one input led to.
 #[derive(Debug, Default, PartialEq)]
 pub struct Step {

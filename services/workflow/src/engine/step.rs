@@ -1,18 +1,21 @@
 //! One turn of the engine: runs advance, one transaction writes what they came to, and then their commands are done.
 
+mod store;
+
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use tracing::Instrument;
 
 use super::{
-    Answer, Engine,
-    active::{Advanced, Key},
-    store,
+    Engine,
+    active::{Key, Rest, Work},
+    change::Advanced,
+    store::lock_partitions,
 };
 use crate::{
     asl::{Command, Input},
     error::Error,
-    tasks::{self, Call},
+    tasks::{self, Call, Family},
 };
 
 /// The pauses between tries to write.
@@ -20,19 +23,18 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 impl Engine {
-    pub(super) async fn step(&mut self, answers: Vec<Answer>) {
-        let mut inputs: BTreeMap<Key, Vec<Input>> = BTreeMap::new();
-        for (key, input) in answers {
-            inputs.entry(key).or_default().push(input);
+    pub(super) async fn step(&mut self, inputs: Vec<(Key, Work)>) {
+        let mut work: BTreeMap<Key, Vec<Work>> = BTreeMap::new();
+        for (key, input) in inputs {
+            work.entry(key).or_default().push(input);
         }
-        let taken: Vec<_> =
-            inputs.into_iter().filter_map(|(key, inputs)| Some((self.runs.remove(&key)?, inputs))).collect();
+        let taken: Vec<_> = work.into_iter().filter_map(|(key, work)| Some((self.runs.remove(&key)?, work))).collect();
         let (now, clock) = (self.time.now(), self.db.clock().clone());
         // Expressions may take their time: not on a thread that others wait for.
-        let work = tokio::task::spawn_blocking(move || {
-            taken.into_iter().map(|(active, inputs)| active.advance(inputs, now, &clock)).collect::<Vec<_>>()
+        let stepping = tokio::task::spawn_blocking(move || {
+            taken.into_iter().map(|(active, work)| active.step(work, now, &clock)).collect::<Vec<_>>()
         });
-        let results = work.await.expect("a panic of a run is caught, and the work is not cancelled");
+        let results = stepping.await.expect("a panic of a run is caught, and the work is not cancelled");
         let mut advanced = Vec::new();
         for result in results {
             match result {
@@ -81,14 +83,19 @@ impl Engine {
         partitions.dedup();
         let (ids, epochs) = self.epochs(partitions.iter().copied());
         let mut tx = self.db.system().await?;
-        let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+        let held = lock_partitions(&mut tx, &ids, &epochs).await?;
         let kept: Vec<&Advanced> = advanced.iter().filter(|step| held.contains(&step.about.partition)).collect();
-        let updates: Vec<_> = kept.iter().map(|step| step.update.clone()).collect();
-        let history: Vec<_> = kept.iter().flat_map(|step| step.history.iter().cloned()).collect();
         let events: Vec<_> = kept.iter().filter_map(|step| step.event.clone()).collect();
         if !kept.is_empty() {
-            store::update_runs(&mut tx, &updates).await?;
-            store::insert_history(&mut tx, &history).await?;
+            let mailed = store::update_runs(&mut tx, &kept).await?;
+            store::insert_history(&mut tx, &kept).await?;
+            store::insert_tasks(&mut tx, &kept).await?;
+            store::delete_tasks(&mut tx, &kept).await?;
+            store::insert_messages(&mut tx, &kept).await?;
+            store::delete_messages(&mut tx, &kept).await?;
+            if !mailed.is_empty() {
+                store::delete_mailboxes(&mut tx, &mailed).await?;
+            }
             tx.emit(&events).await?;
         }
         tx.commit().await?;
@@ -97,27 +104,31 @@ impl Engine {
 
     fn done(&mut self, step: Advanced) {
         let ended = step.has_ended();
+        self.waker.changed(step.about.key.tenant, step.about.key.run);
         let Some(active) = step.active else { return };
         if ended {
-            metrics::counter!("tenon_workflow_runs_ended_total", "state" => step.update.state).increment(1);
+            metrics::counter!("tenon_workflow_runs_ended_total", "state" => step.update.state.as_str()).increment(1);
             return;
         }
-        if let Some(due) = step.update.due_at {
+        if let Rest::Until(due) = step.update.rest {
             // It sleeps in the database from here on.
-            self.next_due = Some(self.next_due.map_or(due, |first| first.min(due)));
+            self.next_due = self.next_due.into_iter().chain(due).min();
             return;
         }
         let key = active.about.key;
         self.runs.insert(key, active);
+        if step.resumed {
+            return self.dispatch_outstanding(key);
+        }
         for command in step.commands {
             self.dispatch(key, command);
         }
     }
 
-    /// Asks again for everything that a run waits for.
+    /// Asks again for everything that a run waits for, unless it is held back.
     pub(super) fn dispatch_outstanding(&mut self, key: Key) {
-        let outstanding = self.runs.get(&key).map(|active| active.execution.outstanding());
-        for command in outstanding.unwrap_or_default() {
+        let outstanding = self.runs.get(&key).filter(|active| !active.is_held() && !active.fresh);
+        for command in outstanding.map(|active| active.execution.outstanding()).unwrap_or_default() {
             self.dispatch(key, command);
         }
     }
@@ -125,8 +136,11 @@ impl Engine {
     fn dispatch(&mut self, key: Key, command: Command) {
         match command {
             Command::StartTimer { token, due } => self.timers.push(Reverse((due, key, token))),
+            Command::CallTask { resource, .. } if tasks::family(&resource) != Family::Call => {}
             Command::CallTask { token, resource, arguments, timeout_seconds } => {
-                let Some(active) = self.runs.get_mut(&key) else { return };
+                let Some(active) = self.runs.get_mut(&key).filter(|active| !active.calls.contains_key(&token)) else {
+                    return;
+                };
                 let call = Call {
                     tenant: key.tenant,
                     roles: active.about.roles.clone(),

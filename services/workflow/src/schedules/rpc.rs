@@ -22,9 +22,9 @@ use super::{
 use crate::{
     error::Error,
     json,
-    runs::model::RunId,
+    runs::{model::RunId, rpc::starter},
     starts::Start,
-    workflows::{self, rpc::starter},
+    workflows,
 };
 
 #[tonic::async_trait]

@@ -1,7 +1,7 @@
 //! WorkflowService.
 
 use serde_json::Value;
-use tenon_chassis::{Caller, Fault, TenantTx, caller::Principal, paging::Page};
+use tenon_chassis::{Caller, Fault, TenantTx, paging::Page};
 use tenon_proto::workflow::v1::{
     CreateWorkflowRequest, DefinitionFault, Envelope as EnvelopePb, GetWorkflowRequest, ListWorkflowVersionsRequest,
     ListWorkflowVersionsResponse, ListWorkflowsRequest, ListWorkflowsResponse, ValidateWorkflowRequest,
@@ -18,7 +18,9 @@ use super::{
 use crate::{
     asl,
     error::{Error, FAULTS_MAX},
-    json, tasks,
+    json,
+    runs::rpc::starter,
+    tasks,
 };
 
 #[tonic::async_trait]
@@ -135,14 +137,4 @@ fn parse(definition: Option<prost_types::Struct>, envelope: Option<EnvelopePb>) 
     let definition = definition.map(json::from_struct).ok_or_else(|| Fault::invalid("definition", "is missing"))?;
     model::bounded("definition", &definition)?;
     Ok((definition, envelope.map(pb::read).transpose()?.unwrap_or_default()))
-}
-
-/// Who calls, as runs and what starts them remember it.
-pub(crate) fn starter(caller: &Caller) -> String {
-    match &caller.principal {
-        Principal::User { user, .. } => user.to_string(),
-        Principal::Service { name } => format!("svc:{name}"),
-        Principal::Operator => "operator".to_owned(),
-        Principal::Anyone => String::new(),
-    }
 }

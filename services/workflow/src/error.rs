@@ -18,6 +18,12 @@ pub enum Error {
     ScheduleExists,
     #[error("the schedule belongs to a trigger of its workflow; publish a version with another one")]
     ScheduleManaged,
+    #[error("there is no such hook")]
+    HookNotFound,
+    #[error("there is a hook with this id already")]
+    HookExists,
+    #[error("a trigger of a workflow names the hook; publish a version without it first")]
+    HookInUse,
     /// With pointers that begin at the request: `definition/States/A`.
     #[error("the workflow has {} faults", .0.len())]
     InvalidDefinition(Vec<asl::Fault>),
@@ -45,6 +51,9 @@ impl From<Error> for Status {
             Error::ScheduleNotFound => Fault::new(Code::NotFound, "SCHEDULE_NOT_FOUND", text).into(),
             Error::ScheduleExists => Fault::new(Code::AlreadyExists, "SCHEDULE_EXISTS", text).into(),
             Error::ScheduleManaged => Fault::new(Code::FailedPrecondition, "SCHEDULE_MANAGED", text).into(),
+            Error::HookNotFound => Fault::new(Code::NotFound, "HOOK_NOT_FOUND", text).into(),
+            Error::HookExists => Fault::new(Code::AlreadyExists, "HOOK_EXISTS", text).into(),
+            Error::HookInUse => Fault::new(Code::FailedPrecondition, "HOOK_IN_USE", text).into(),
             Error::InvalidDefinition(faults) => {
                 let first = faults.first().map(|fault| format!(": {} {}", fault.pointer, fault.reason));
                 let message = format!("the workflow is not valid{}", first.unwrap_or_default());

@@ -5,6 +5,7 @@ pub mod cel;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod hooks;
 pub mod json;
 pub mod runs;
 pub mod schedules;
@@ -19,6 +20,7 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
     workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
@@ -40,12 +42,14 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
     let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
-    let schedules = schedules::Schedules::new(db.clone(), starts);
+    let schedules = schedules::Schedules::new(db.clone(), starts.clone());
+    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts);
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
-        .add_service(ScheduleServiceServer::new(schedules));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES]).await?;
+        .add_service(ScheduleServiceServer::new(schedules))
+        .add_service(HookServiceServer::new(hooks));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS]).await?;
     let engine = engine::Engine::new(mesh, db, config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);

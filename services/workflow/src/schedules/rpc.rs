@@ -105,6 +105,7 @@ impl ScheduleService for Schedules {
                 input: model::input_at(&schedule.input, id, at),
                 created_by: starter(&caller),
                 roles: caller.roles.clone(),
+                trigger: "cron",
             };
             runs.push(format!("runs/{}", self.starts.start(&mut tx, start).await?));
         }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
 use tenon_chassis::{Caller, Db, Mesh, TenantId, TenantTx, telemetry};
 use tokio::sync::Notify;
 use tracing::Instrument;
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    hooks,
     starts::{Start, Starts},
 };
 
@@ -26,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 /// When a schedule of a tenant that may not work just now is looked at again.
 const PARKED: TimeDelta = TimeDelta::seconds(60);
+/// How often old deliveries are forgotten, and how many in one transaction.
+const CHORES_EVERY: Duration = Duration::from_secs(60);
+const FORGOTTEN_AT_ONCE: i64 = 5_000;
 /// The method whose rights runs need.
 const CREATE_RUN: &str = "/tenon.workflow.v1.RunService/CreateRun";
 
@@ -38,7 +43,13 @@ struct Ticker {
 pub(super) async fn run(mesh: Mesh, db: Db, starts: Arc<Starts>, changed: Arc<Notify>) {
     let stop = mesh.stop.clone();
     let ticker = Ticker { mesh, db, starts };
+    let mut chores = tokio::time::interval(CHORES_EVERY);
     while !stop.is_cancelled() {
+        if chores.tick().now_or_never().is_some()
+            && let Err(error) = ticker.chores().instrument(telemetry::quiet()).await
+        {
+            tracing::warn!(error = ?error, "old deliveries were not forgotten; it is tried again");
+        }
         let pause = match ticker.tick().instrument(telemetry::quiet()).await {
             Ok(pause) => pause,
             Err(error) => {
@@ -52,6 +63,18 @@ pub(super) async fn run(mesh: Mesh, db: Db, starts: Arc<Starts>, changed: Arc<No
 }
 
 impl Ticker {
+    /// Forgets what need not be remembered longer.
+    async fn chores(&self) -> Result<(), Error> {
+        loop {
+            let mut tx = self.db.system().await?;
+            let deleted = hooks::store::delete_deliveries(&mut tx, FORGOTTEN_AT_ONCE).await?;
+            tx.commit().await?;
+            if i64::try_from(deleted).is_ok_and(|deleted| deleted < FORGOTTEN_AT_ONCE) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Handles what is due, and says how long there is nothing to do.
     async fn tick(&self) -> Result<Duration, Error> {
         let now = self.db.clock().now();
@@ -110,6 +133,7 @@ impl Ticker {
             input: model::input_at(&schedule.input, &schedule.schedule_id, at),
             created_by: schedule.created_by.clone(),
             roles: schedule.roles.clone(),
+            trigger: "cron",
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),

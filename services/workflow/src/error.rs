@@ -12,6 +12,8 @@ pub enum Error {
     WorkflowNotFound,
     #[error("there is no such run")]
     RunNotFound,
+    #[error("more runs wait to be started than this engine takes; try again in a moment")]
+    EngineBusy,
     #[error("the definition has {} faults", .0.len())]
     InvalidDefinition(Vec<asl::Fault>),
     #[error("a field is not as it must be")]
@@ -35,6 +37,10 @@ impl From<Error> for Status {
         match error {
             Error::WorkflowNotFound => Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", text).into(),
             Error::RunNotFound => Fault::new(Code::NotFound, "RUN_NOT_FOUND", text).into(),
+            Error::EngineBusy => {
+                let fault = Fault::new(Code::ResourceExhausted, "ENGINE_BUSY", text);
+                fault.retry_after(std::time::Duration::from_secs(1)).into()
+            }
             Error::InvalidDefinition(faults) => {
                 let first = faults.first().map(|fault| format!(": {} {}", fault.pointer, fault.reason));
                 let message = format!("the definition is not valid{}", first.unwrap_or_default());

@@ -1,11 +1,14 @@
 //! Workflows: templates in Amazon States Language, and the durable runs that execute them.
 
 pub mod asl;
+pub mod cel;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod json;
 pub mod runs;
+pub mod schedules;
+pub mod starts;
 pub mod tasks;
 pub mod workflows;
 
@@ -17,6 +20,7 @@ use tenon_chassis::{
 };
 use tenon_proto::workflow::v1::{
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
+    schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
     workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
 };
 use tonic::service::Routes;
@@ -35,9 +39,15 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let waker = Arc::new(engine::Waker::new(db.clone()));
     let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
-    let routes = Routes::new(WorkflowServiceServer::new(workflows)).add_service(RunServiceServer::new(runs));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS]).await?;
+    let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
+    let schedules = schedules::Schedules::new(db.clone(), starts);
+    let ticker = schedules.tick(mesh);
+    let routes = Routes::new(WorkflowServiceServer::new(workflows))
+        .add_service(RunServiceServer::new(runs))
+        .add_service(ScheduleServiceServer::new(schedules));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES]).await?;
     let engine = engine::Engine::new(mesh, db, config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    mesh.tasks.spawn(ticker);
     Ok(server)
 }

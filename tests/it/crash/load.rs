@@ -189,7 +189,8 @@ impl Load {
     /// The usage that billing shows is that of the runs, no more and no less, once all events were taken in.
     async fn is_counted_once(&self, mesh: &Mesh) {
         let runs = self.eyes.count("select count(*) from workflow.runs").await;
-        let counted = "select coalesce(sum(quantity), 0)::bigint from billing.usage_events where meter = 'workflow_runs'";
+        let counted =
+            "select coalesce(sum(quantity), 0)::bigint from billing.usage_events where meter = 'workflow_runs'";
         self.eyes.reaches(counted, runs).await;
         let (email, password) = (&self.tenant.email, &self.tenant.password);
         let (status, session) = mesh.login(&self.tenant.slug, email, password).await;

@@ -214,7 +214,10 @@ async fn a_run_of_a_suspended_tenant_parks_and_goes_on_when_it_is_active() {
     .await;
     let owner = tokio::sync::Mutex::new(mesh.database.owner().await);
     let count = async |sql: &str| {
-        sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).fetch_one(&mut *owner.lock().await).await.expect("the owner reads all")
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
+            .fetch_one(&mut *owner.lock().await)
+            .await
+            .expect("the owner reads all")
     };
     let done = format!("select count(*) from {EVENTS} h where type = 'TaskSucceeded'");
     // A call takes milliseconds, so one that was scheduled a second ago and has not ended is parked.

@@ -199,7 +199,8 @@ impl Active {
         }
         let held = self.is_held();
         let has_signals = !held && self.letters.values().any(|letter| matches!(letter.message, Message::Signal { .. }));
-        let awaited: Vec<Wait> = if has_signals { waits(&self.execution).map(|(_, wait)| wait).collect() } else { vec![] };
+        let awaited: Vec<Wait> =
+            if has_signals { waits(&self.execution).map(|(_, wait)| wait).collect() } else { vec![] };
         let first = self.letters.values().find(|letter| match &letter.message {
             Message::Cancel { .. } | Message::Terminate { .. } | Message::Pause { .. } | Message::Resume => true,
             Message::Signal { name, .. } => awaited.iter().any(|wait| wait.kind == "signal" && wait.name == *name),

@@ -238,4 +238,3 @@ pub(super) async fn get_definition(
     );
     Ok(definition.fetch_one(tx).await?)
 }
-

@@ -143,7 +143,8 @@ async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (TenantId, RunI
     while changes.recv().await.is_ok_and(|changed| changed != run) {}
 }
 
-fn starter(caller: &Caller) -> String {
+/// Who calls, as runs and what starts them remember it.
+pub(crate) fn starter(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
         Principal::Service { name } => format!("svc:{name}"),
@@ -171,7 +172,8 @@ fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
     Ok(Filter { workflow_id, entity_id: some(&request.entity_id), state })
 }
 
-fn created(run: &model::Run) -> Value {
+/// What the event of a new run tells.
+pub(crate) fn created(run: &model::Run) -> Value {
     json!({
         "run": format!("runs/{}", run.id),
         "workflow": format!("workflows/{}", run.workflow_id),

@@ -12,6 +12,20 @@ pub enum Error {
     WorkflowNotFound,
     #[error("there is no such run")]
     RunNotFound,
+    #[error("more runs wait to be started than this engine takes; try again in a moment")]
+    EngineBusy,
+    #[error("more runs with this concurrency key wait for their turn than are kept; try again later")]
+    QueueFull,
+    #[error("the idempotency key was used with another input")]
+    KeyReused,
+    #[error("the run has ended")]
+    RunEnded,
+    #[error("the run has not failed: only one that FAILED or TIMED_OUT can be retried")]
+    RunNotFailed,
+    #[error("the run has as many signals waiting as are kept; it must wait for them first")]
+    MailboxFull,
+    #[error("there is no such pause")]
+    PauseNotFound,
     #[error("there is no such schedule")]
     ScheduleNotFound,
     #[error("there is a schedule with this id already")]
@@ -48,6 +62,19 @@ impl From<Error> for Status {
         match error {
             Error::WorkflowNotFound => Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", text).into(),
             Error::RunNotFound => Fault::new(Code::NotFound, "RUN_NOT_FOUND", text).into(),
+            Error::EngineBusy => {
+                let fault = Fault::new(Code::ResourceExhausted, "ENGINE_BUSY", text);
+                fault.retry_after(std::time::Duration::from_secs(1)).into()
+            }
+            Error::QueueFull => {
+                let fault = Fault::new(Code::ResourceExhausted, "QUEUE_FULL", text);
+                fault.retry_after(std::time::Duration::from_secs(60)).into()
+            }
+            Error::KeyReused => Fault::new(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", text).into(),
+            Error::RunEnded => Fault::new(Code::FailedPrecondition, "RUN_ENDED", text).into(),
+            Error::RunNotFailed => Fault::new(Code::FailedPrecondition, "RUN_NOT_FAILED", text).into(),
+            Error::MailboxFull => Fault::new(Code::ResourceExhausted, "MAILBOX_FULL", text).into(),
+            Error::PauseNotFound => Fault::new(Code::NotFound, "PAUSE_NOT_FOUND", text).into(),
             Error::ScheduleNotFound => Fault::new(Code::NotFound, "SCHEDULE_NOT_FOUND", text).into(),
             Error::ScheduleExists => Fault::new(Code::AlreadyExists, "SCHEDULE_EXISTS", text).into(),
             Error::ScheduleManaged => Fault::new(Code::FailedPrecondition, "SCHEDULE_MANAGED", text).into(),

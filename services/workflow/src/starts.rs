@@ -51,9 +51,8 @@ impl Starts {
     /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
     pub async fn start(&self, tx: &mut TenantTx, start: Start) -> Result<RunId, Error> {
         let id = RunId::new(tx.clock());
+        let partition = runs::model::partition(tx.tenant(), id, self.partitions);
         let run = NewRun {
-            id,
-            partition: runs::model::partition(tx.tenant(), id, self.partitions),
             workflow_id: start.workflow_id,
             entity_id: String::new(),
             input: start.input,
@@ -61,7 +60,7 @@ impl Starts {
             roles: start.roles,
             traceparent: telemetry::traceparent(),
         };
-        let run = runs::store::insert(tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
+        let run = runs::store::insert(tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
         tx.emit(run.state.event(), format!("runs/{id}"), runs::rpc::created(&run));
         tx.meter(METER, 1);
         Ok(id)

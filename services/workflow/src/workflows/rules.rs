@@ -78,6 +78,12 @@ impl Rules {
         Ok(Self { envelope, schema, key, entity_id, idempotency_key, attributes })
     }
 
+    /// The envelope that the rules are of.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
     /// Checks an input and derives what the run is to be kept by.
     ///
     /// # Errors

@@ -93,10 +93,7 @@ impl Engine {
 
     /// Reads which versions are the latest, inside the transaction that adds the runs: whoever published one before
     /// starting a run gets that one.
-    async fn latest(
-        &mut self,
-        births: &[Birth],
-    ) -> Result<(SystemTx, HashMap<(uuid::Uuid, String), Latest>), Error> {
+    async fn latest(&mut self, births: &[Birth]) -> Result<(SystemTx, HashMap<(uuid::Uuid, String), Latest>), Error> {
         let mut tx = self.db.system().await?;
         let mut names: Vec<_> =
             births.iter().map(|birth| (birth.tenant.uuid(), birth.new.workflow_id.clone())).collect();
@@ -110,7 +107,9 @@ impl Engine {
                 let definition = super::store::get_definition(&mut tx, (*tenant).into(), about).await?;
                 match asl::parse(&definition, &|_, _| Vec::new()) {
                     Ok(machine) => self.machines.insert(name, machine.into()),
-                    Err(faults) => tracing::error!(workflow.id = workflow_id, ?faults, "a published definition is not valid"),
+                    Err(faults) => {
+                        tracing::error!(workflow.id = workflow_id, ?faults, "a published definition is not valid")
+                    }
                 }
             }
         }

@@ -10,7 +10,11 @@ use super::{
 use crate::error::Error;
 
 /// Adds a run of the latest version, which waits for the engine; `None` when there is no such workflow.
-pub(crate) async fn insert(tx: &mut TenantTx, (id, partition): (RunId, i16), run: &NewRun) -> Result<Option<Run>, Error> {
+pub(crate) async fn insert(
+    tx: &mut TenantTx,
+    (id, partition): (RunId, i16),
+    run: &NewRun,
+) -> Result<Option<Run>, Error> {
     let row = sqlx::query_as!(
         Run,
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, input, created_by, roles,

@@ -41,6 +41,15 @@ pub use tenon::{auth, billing, options, tenant, workflow};
 
 pub mod google {
     pub mod api {
-        tonic::include_proto!("google.api");
+        /// google.api.HttpBody: an HTTP body as it came, or as it shall go.
+        #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+        pub struct HttpBody {
+            /// The Content-Type.
+            #[prost(string, tag = "1")]
+            pub content_type: String,
+            /// The body itself.
+            #[prost(bytes = "bytes", tag = "2")]
+            pub data: prost::bytes::Bytes,
+        }
     }
 }

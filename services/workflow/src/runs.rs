@@ -2,7 +2,7 @@
 
 pub mod mail;
 pub mod model;
-mod rpc;
+pub(crate) mod rpc;
 pub(crate) mod store;
 
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     active::{About, Active, Key, Opened, Rest, Taken, Work},
+    births::Newborn,
     store::Row,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(super) struct Advanced {
     pub(super) update: Update,
     pub(super) chapter: Option<Chapter>,
     pub(super) event: Option<bus::Event>,
+    /// Set when this is the run's first step, and the run itself has to be added.
+    pub(super) newborn: Option<Newborn>,
     pub(super) commands: Vec<Command>,
     pub(super) resumed: bool,
     pub(super) read: Vec<Uuid>,
@@ -120,12 +123,13 @@ impl Active {
 
 impl Advanced {
     fn new(about: Arc<About>, update: Update, taken: Taken, (now, clock): (DateTime<Utc>, &Clock)) -> Self {
-        let event = update.ended_at.map(|_| about.event(&update, clock));
+        let event = update.ended_at.map(|_| about.event(update.state, update.error.as_deref(), clock));
         Self {
             active: None,
             update,
             chapter: chapter(taken.events, now),
             event,
+            newborn: None,
             commands: taken.commands,
             resumed: taken.resumed,
             read: taken.read,
@@ -155,6 +159,11 @@ impl Advanced {
         let outcome = taken.outcome.clone().unwrap_or(Outcome::Cancelled { cause: String::new() });
         tracing::error!(run.id = %about.key.run, tenant.id = %about.key.tenant, ?outcome, "run given up");
         Self::new(about, ended(&outcome, now), taken, (now, clock))
+    }
+
+    /// Whether this is the end of a run that could not go on.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.active.is_none()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -187,19 +196,20 @@ fn chapter(events: Vec<Event>, time: DateTime<Utc>) -> Option<Chapter> {
 }
 
 impl About {
-    fn event(&self, update: &Update, clock: &Clock) -> bus::Event {
+    /// Tells of a state that the run came to.
+    pub(super) fn event(&self, state: State, error: Option<&str>, clock: &Clock) -> bus::Event {
         let subject = format!("runs/{}", self.key.run);
         let mut data = json!({
             "run": subject,
             "workflow": format!("workflows/{}", self.workflow_id),
             "version": self.version,
             "entityId": self.entity_id,
-            "state": update.state.as_str(),
+            "state": state.as_str(),
         });
-        if let Some(error) = &update.error {
+        if let Some(error) = error {
             data["error"] = json!(error);
         }
-        let mut event = bus::Event::new(clock, "workflow", self.key.tenant, (update.state.event(), subject), data);
+        let mut event = bus::Event::new(clock, "workflow", self.key.tenant, (state.event(), subject), data);
         event.traceparent.clone_from(&self.traceparent);
         event
     }

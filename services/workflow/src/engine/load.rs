@@ -73,7 +73,7 @@ impl Engine {
             inputs.extend(letters.into_iter().map(|letter| (key, Work::Letter(letter))));
         }
         if !given_up.is_empty() {
-            self.write(given_up).await;
+            self.write(given_up, None).await;
         }
     }
 

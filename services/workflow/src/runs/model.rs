@@ -82,10 +82,8 @@ pub struct Run {
 }
 
 /// A run that is about to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewRun {
-    pub id: RunId,
-    pub partition: i16,
     pub workflow_id: String,
     pub entity_id: String,
     pub input: Value,

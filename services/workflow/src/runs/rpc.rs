@@ -21,7 +21,7 @@ use super::{
     model::{self, Filter, NewRun, RunId},
     store,
 };
-use crate::{error::Error, json as pb_json, workflows};
+use crate::{engine::births::NotBorn, error::Error, json as pb_json, workflows};
 
 /// How long CancelRun waits for the engine.
 const CANCEL_MAX: Duration = Duration::from_secs(2);
@@ -41,11 +41,7 @@ impl RunService for Runs {
         let input = request.input.map_or_else(|| json!({}), pb_json::from_pb);
         workflows::model::bounded("input", &input)?;
 
-        let mut tx = self.db.begin(&caller).await?;
-        let id = RunId::new(tx.clock());
-        let run = NewRun {
-            id,
-            partition: model::partition(tenant, id, self.partitions),
+        let mut run = NewRun {
             workflow_id: workflow_id.to_owned(),
             entity_id: entity_id.to_owned(),
             input,
@@ -53,7 +49,20 @@ impl RunService for Runs {
             roles: caller.roles.clone(),
             traceparent: telemetry::traceparent(),
         };
-        let run = store::insert(&mut tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
+        // The engine of this process adds many runs at once, with their first steps. What has to be remembered beside the
+        // run is written here, and the run is then due for whoever owns its partition.
+        if caller.idempotency.is_none() {
+            match self.waker.start(tenant, run, caller.method.meter.clone()).await {
+                Ok(run) => return Ok(Response::new(run.into())),
+                Err(NotBorn::Refused(error)) => return Err(error.into()),
+                Err(NotBorn::Elsewhere(same)) => run = *same,
+            }
+        }
+
+        let mut tx = self.db.begin(&caller).await?;
+        let id = RunId::new(tx.clock());
+        let partition = model::partition(tenant, id, self.partitions);
+        let run = store::insert(&mut tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
         tx.emit(run.state.event(), format!("runs/{id}"), created(&run));
         let response = tx.reply(Run::from(run)).await?;
         self.waker.wake();
@@ -134,7 +143,8 @@ async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (TenantId, RunI
     while changes.recv().await.is_ok_and(|changed| changed != run) {}
 }
 
-fn starter(caller: &Caller) -> String {
+/// Who calls, as runs and what starts them remember it.
+pub(crate) fn starter(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
         Principal::Service { name } => format!("svc:{name}"),
@@ -162,7 +172,8 @@ fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
     Ok(Filter { workflow_id, entity_id: some(&request.entity_id), state })
 }
 
-fn created(run: &model::Run) -> Value {
+/// What the event of a new run tells.
+pub(crate) fn created(run: &model::Run) -> Value {
     json!({
         "run": format!("runs/{}", run.id),
         "workflow": format!("workflows/{}", run.workflow_id),

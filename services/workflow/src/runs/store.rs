@@ -10,7 +10,11 @@ use super::{
 use crate::error::Error;
 
 /// Adds a run of the latest version, which waits for the engine; `None` when there is no such workflow.
-pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Option<Run>, Error> {
+pub(crate) async fn insert(
+    tx: &mut TenantTx,
+    (id, partition): (RunId, i16),
+    run: &NewRun,
+) -> Result<Option<Run>, Error> {
     let row = sqlx::query_as!(
         Run,
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, input, created_by, roles,
@@ -20,8 +24,8 @@ pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Option<Run
          from workflow.workflows w where w.tenant_id = $1 and w.workflow_id = $4 order by w.version desc limit 1
          returning id, workflow_id, version, entity_id, state, input, output, error, cause, created_at, ended_at",
         tx.tenant().uuid(),
-        run.id.uuid(),
-        run.partition,
+        id.uuid(),
+        partition,
         run.workflow_id,
         run.entity_id,
         run.input,

@@ -118,7 +118,10 @@ mod tests {
     ];
 
     fn faults(arguments: &Value) -> Vec<String> {
-        check(FIELDS, Some(arguments)).into_iter().map(|fault| format!("{} {}", fault.pointer, fault.reason)).collect()
+        let faults = check(FIELDS, Some(arguments)).into_iter();
+        let mut shown: Vec<String> = faults.map(|fault| format!("{} {}", fault.pointer, fault.reason)).collect();
+        shown.sort();
+        shown
     }
 
     #[test]

@@ -4,9 +4,11 @@
 
 mod harness;
 
+mod activities;
 mod bad_input;
 mod bad_values;
 mod cancelled;
+mod connectors;
 mod crash;
 mod deploy;
 mod dev;

@@ -1,5 +1,6 @@
 //! Workflows: templates in Amazon States Language, and the durable runs that execute them.
 
+pub mod activities;
 pub mod asl;
 pub mod cel;
 pub mod config;
@@ -21,6 +22,7 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    activity_service_server::{ActivityServiceServer, SERVICE_NAME as ACTIVITIES},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
@@ -43,6 +45,7 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let waker = Arc::new(engine::Waker::new(db.clone()));
     let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let activities = activities::Activities::new(mesh.clone(), db.clone(), waker.clone());
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
@@ -52,10 +55,12 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
         .add_service(RunServiceServer::new(runs))
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
+        .add_service(ActivityServiceServer::new(activities.clone()))
         .add_service(SecretServiceServer::new(secrets));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, SECRETS]).await?;
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, ACTIVITIES, SECRETS]).await?;
     let engine = engine::Engine::new(mesh, db, config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    mesh.tasks.spawn(activities.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     Ok(server)
 }

@@ -142,6 +142,9 @@ impl Engine {
 
     fn written(&mut self, batch: Vec<Advanced>, lost: &[i16]) {
         self.lose(lost);
+        if batch.iter().any(|step| !step.opened.is_empty()) {
+            self.waker.opened();
+        }
         for mut step in batch {
             let newborn = step.newborn.take();
             if lost.contains(&step.about.partition) {

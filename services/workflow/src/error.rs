@@ -12,6 +12,22 @@ pub enum Error {
     WorkflowNotFound,
     #[error("there is no such run")]
     RunNotFound,
+    #[error("there is no such secret")]
+    SecretNotFound,
+    #[error("there is a secret of this name already")]
+    SecretExists,
+    #[error("a tenant can have 1,000 secrets at most")]
+    TooManySecrets,
+    #[error("the task is not this attempt's any more: it was answered, timed out, was cancelled or taken over")]
+    AttemptOver,
+    #[error("the tenant has 100 streams of workers in this process already")]
+    TooManyStreams,
+    #[error("nothing waits for this decision, or no longer")]
+    ApprovalNotFound,
+    #[error("it is for others to decide this")]
+    NotAnApprover,
+    #[error("this link is not one of ours, is expired or was used")]
+    ApprovalLinkInvalid,
     #[error("more runs wait to be started than this engine takes; try again in a moment")]
     EngineBusy,
     #[error("more runs with this concurrency key wait for their turn than are kept; try again later")]
@@ -62,6 +78,14 @@ impl From<Error> for Status {
         match error {
             Error::WorkflowNotFound => Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", text).into(),
             Error::RunNotFound => Fault::new(Code::NotFound, "RUN_NOT_FOUND", text).into(),
+            Error::SecretNotFound => Fault::new(Code::NotFound, "SECRET_NOT_FOUND", text).into(),
+            Error::SecretExists => Fault::new(Code::AlreadyExists, "SECRET_EXISTS", text).into(),
+            Error::TooManySecrets => Fault::new(Code::ResourceExhausted, "TOO_MANY_SECRETS", text).into(),
+            Error::AttemptOver => Fault::new(Code::FailedPrecondition, "ATTEMPT_OVER", text).into(),
+            Error::TooManyStreams => Fault::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", text).into(),
+            Error::ApprovalNotFound => Fault::new(Code::NotFound, "APPROVAL_NOT_FOUND", text).into(),
+            Error::NotAnApprover => Fault::new(Code::PermissionDenied, "NOT_AN_APPROVER", text).into(),
+            Error::ApprovalLinkInvalid => Fault::new(Code::NotFound, "APPROVAL_LINK_INVALID", text).into(),
             Error::EngineBusy => {
                 let fault = Fault::new(Code::ResourceExhausted, "ENGINE_BUSY", text);
                 fault.retry_after(std::time::Duration::from_secs(1)).into()

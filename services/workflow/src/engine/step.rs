@@ -125,7 +125,7 @@ impl Engine {
     fn dispatch(&mut self, key: Key, command: Command) {
         match command {
             Command::StartTimer { token, due } => self.timers.push(Reverse((due, key, token))),
-            Command::CallTask { token, resource, arguments, timeout_seconds } => {
+            Command::CallTask { token, resource, arguments, timeout_seconds, .. } => {
                 let Some(active) = self.runs.get_mut(&key) else { return };
                 let call = Call {
                     tenant: key.tenant,

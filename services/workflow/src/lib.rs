@@ -6,6 +6,7 @@ pub mod engine;
 pub mod error;
 pub mod json;
 pub mod runs;
+pub mod simulate;
 pub mod tasks;
 pub mod workflows;
 

@@ -14,6 +14,7 @@ use super::{
     fields::integer,
     flow::{Call, Flow, Item, Iterations, Waiting},
     interpreter::{Interpreter, Progress, Turn},
+    intrinsic,
     model::{Batcher, Field, Map, Reader, State},
     scope::{Frame, Scope},
     template::size,
@@ -104,9 +105,7 @@ impl Interpreter<'_> {
             tolerated(map, items.len(), &scope)?
         };
         if map.distributed {
-            let label = map.label.as_deref().unwrap_or(&state.name);
-            let arn =
-                format!("{}/{label}:{}", self.head.id.replacen(":execution:", ":mapRun:", 1), self.head.last_event);
+            let arn = self.map_run(state, map);
             self.publish(flow, "MapRunStarted", &state.name, json!({"mapRunArn": arn}));
         }
         let (running, results) = (BTreeMap::new(), BTreeMap::new());
@@ -118,6 +117,19 @@ impl Interpreter<'_> {
             started.push_back(index);
         }
         Ok(self.advance_iterations(state, flow, outer, map, started))
+    }
+
+    /// The name of the run of a distributed Map, as Step Functions makes it.
+    fn map_run(&self, state: &State, map: &Map) -> String {
+        let label = map.label.as_deref().unwrap_or(&state.name);
+        let id = intrinsic::uuid(self.head.seed, intrinsic::mix(self.head.last_event));
+        match self.head.id.split_once(":execution:") {
+            None => format!("{}/maps/{label}:{id}", self.head.id),
+            Some((account, rest)) => {
+                let machine = rest.split(':').next().unwrap_or_default();
+                format!("{account}:mapRun:{machine}/{label}:{id}")
+            }
+        }
     }
 
     /// Takes the next item, if one may start now.

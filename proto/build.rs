@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let set = compiler.file_descriptor_set();
     // prost cannot read custom options, so the generated code takes a copy that has gone through its own types.
     let set = prost_types_of(&set.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(set)?;
+    // The modules of ours have no `tenon` above them; HttpBody is written out in lib.rs.
+    tonic_prost_build::configure().bytes(".").extern_path(".google.api", "crate::google::api").compile_fds(set)?;
     Ok(())
 }
 

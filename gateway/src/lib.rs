@@ -49,6 +49,8 @@ pub enum Error {
     Url { name: String, url: String, why: tonic::transport::Error },
     #[error("{method} has a route and no upstream serves it")]
     NoUpstream { method: String },
+    #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
+    Header { method: String, header: String },
     #[error(transparent)]
     Listen(#[from] io::Error),
 }
@@ -83,7 +85,9 @@ impl Gateway {
             let target = fitting.max_by_key(|target| target.prefix.len());
             let target = target.ok_or_else(|| Error::NoUpstream { method: method.to_owned() })?.clone();
             let path = Uri::try_from(route.method.path.as_str()).expect("names of services and methods are plain");
-            Ok(Served { target, path })
+            let handed_on = stack::handed_on(&route.method);
+            let handed_on = handed_on.map_err(|header| Error::Header { method: method.to_owned(), header })?;
+            Ok(Served { target, path, handed_on })
         });
         let served = served.collect::<Result<Vec<_>, Error>>()?;
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;

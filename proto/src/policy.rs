@@ -36,6 +36,8 @@ pub struct Method {
     pub meter: Option<String>,
     pub rate: Rate,
     pub allow_unpaid: bool,
+    /// Request headers that the edge hands on, in lower case.
+    pub headers: Vec<String>,
     pub effect: Effect,
 }
 
@@ -144,8 +146,11 @@ fn read(descriptor: MethodDescriptor, policy: Option<&ExtensionDescriptor>) -> R
     };
     let (permission, feature, meter) = (text("permission"), text("feature"), text("meter"));
     let (step_up, allow_unpaid) = (flag("step_up"), flag("allow_unpaid"));
+    let headers = policy.get_field_by_name("headers");
+    let headers = headers.iter().filter_map(|v| v.as_list()).flatten().filter_map(|v| v.as_str());
+    let headers = headers.map(str::to_owned).collect();
     let path = format!("/{}/{}", descriptor.parent_service().full_name(), descriptor.name());
-    Ok(Method { path, descriptor, access, permission, step_up, feature, meter, rate, allow_unpaid, effect })
+    Ok(Method { path, descriptor, access, permission, step_up, feature, meter, rate, allow_unpaid, headers, effect })
 }
 
 #[cfg(test)]

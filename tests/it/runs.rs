@@ -27,7 +27,6 @@ async fn publish(mesh: &Mesh, token: &str, id: &str, definition: &Value) -> Valu
 async fn start(mesh: &Mesh, token: &str, body: &Value) -> String {
     let (status, run) = mesh.post("/v1/runs", token, body).await;
     assert_eq!(status, StatusCode::OK, "{body}: {run}");
-    assert_eq!(run["state"], "RUNNING", "{run}");
     text(&run["name"])
 }
 

@@ -38,9 +38,11 @@ use crate::{
     config::Config,
     errors::Refusal,
     routes::{Found, Route, Routes},
+    transcode::Media,
     upstream::{self, Target},
 };
 pub use peer::Cidr;
+pub(crate) use request::handed_on;
 
 /// The name of the edge in mesh tokens.
 pub(crate) const PART: &str = "gateway";
@@ -52,6 +54,10 @@ const MAX_REQUEST_ID: usize = 64;
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What a page that a service answers with may do: be styled, and send a form back to where it came from.
+const PAGE_CSP: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The edge, ready to answer.
 pub(crate) struct Edge {
@@ -69,6 +75,8 @@ pub(crate) struct Edge {
 pub(crate) struct Served {
     pub(crate) target: Arc<Target>,
     pub(crate) path: Uri,
+    /// Headers that the method wants to see as they came.
+    pub(crate) handed_on: Vec<HeaderName>,
 }
 
 impl Edge {
@@ -134,7 +142,9 @@ impl Edge {
         match self.routes.find(&seen.verb, seen.uri.path()) {
             Found::Route(route) => {
                 seen.route = Some(route.clone());
-                request::accept(headers)?;
+                if !route.binding.gives_any_media() {
+                    request::accept(headers)?;
+                }
                 Ok(Step::Call(route.clone()))
             }
             Found::OtherVerbs(verbs) => {
@@ -225,21 +235,30 @@ impl Edge {
         let body = if body.is_end_stream() {
             Bytes::new()
         } else {
-            request::body(body, headers, Duration::from_secs(self.config.edge_body_timeout_s)).await?
+            if !route.binding.takes_any_media() {
+                request::json_only(headers)?;
+            }
+            request::body(body, Duration::from_secs(self.config.edge_body_timeout_s)).await?
         };
-        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), &body)?;
-        let Served { target, path } = &self.served[route.id];
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let body = Media { kind: kind.to_owned(), data: body };
+        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
+        let Served { target, path, handed_on } = &self.served[route.id];
         let mut out = self.outgoing(target, route, seen, headers, admitted);
         if let Some(key) = key {
             out.insert(IDEMPOTENCY_KEY, key.clone());
         }
+        for name in handed_on {
+            out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
         out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
         let repeat = route.method.effect == Effect::None;
         let answer = target.call(path, out, upstream::frame(&message), deadline, repeat).await?;
-        let mut response = Response::new(Bytes::from(route.binding.response(answer.message)?));
+        let Media { kind, data } = route.binding.response(answer.message)?;
+        let mut response = Response::new(data);
         let to = response.headers_mut();
         to.reserve(16);
-        to.insert(header::CONTENT_TYPE, JSON);
+        to.insert(header::CONTENT_TYPE, if route.binding.gives_any_media() { media(&kind) } else { JSON });
         if let Some(replayed) = answer.headers.get(REPLAYED) {
             to.insert(REPLAYED, replayed.clone());
         }
@@ -305,7 +324,9 @@ impl Edge {
         to.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         to.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         to.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        let csp = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        let csp =
+            HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
         to.insert(header::CONTENT_SECURITY_POLICY, csp);
         if self.config.public_https {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
@@ -318,6 +339,12 @@ impl Edge {
         }
         response.map(Full::new)
     }
+}
+
+/// The media type of a service's own body. What a browser could guess at is named as bytes.
+fn media(kind: &str) -> HeaderValue {
+    let known = HeaderValue::from_str(kind).ok().filter(|kind| !kind.is_empty());
+    known.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
 enum Step {

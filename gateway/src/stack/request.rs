@@ -7,9 +7,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use tenon_chassis::client::{GRPC_TIMEOUT, IDEMPOTENCY_KEY, parse_timeout};
+use tenon_chassis::{
+    client::{GRPC_TIMEOUT, IDEMPOTENCY_KEY, parse_timeout},
+    guard::{OPERATOR_KEY, TENANT_ID},
+    telemetry::TRACEPARENT,
+};
+use tenon_proto::policy::Method;
 use tonic::Code;
 
+use super::{REQUEST_ID, peer::FORWARDED_FOR};
 use crate::errors::Refusal;
 
 /// Seconds that a client is ready to wait: `2` or `0.5`.
@@ -48,14 +54,13 @@ pub(super) fn accept(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The body, whole; empty when there is none.
-pub(super) async fn body(body: Incoming, headers: &HeaderMap, within: Duration) -> Result<Bytes, Refusal> {
+pub(super) async fn body(body: Incoming, within: Duration) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
-    json_only(headers)?;
     match tokio::time::timeout(within, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -73,7 +78,7 @@ fn too_large() -> Refusal {
 }
 
 /// A body is JSON, plain and in UTF-8. None of the media types that a web form can send is taken.
-fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
     let refuse =
         |reason, field, why: &str| Refusal::invalid(reason, field, why).http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
@@ -96,6 +101,34 @@ fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(refuse("UNSUPPORTED_MEDIA_TYPE", "content-type", "must be application/json in UTF-8"))
+}
+
+/// The headers that a method wants to see as they came; the name of one that it may not have.
+pub(crate) fn handed_on(method: &Method) -> Result<Vec<HeaderName>, String> {
+    let own = [
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::HOST,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        FORWARDED_FOR,
+        IDEMPOTENCY_KEY,
+        OPERATOR_KEY,
+        REQUEST_ID,
+        TENANT_ID,
+        TRACEPARENT,
+    ];
+    let names = method.headers.iter().map(|text| {
+        // from_bytes takes capitals too: what is declared is what metadata is asked for.
+        let name = HeaderName::from_bytes(text.as_bytes()).ok().filter(|name| name.as_str() == text);
+        let free = |name: &HeaderName| !own.contains(name) && !name.as_str().starts_with("grpc-");
+        name.filter(free).ok_or_else(|| text.clone())
+    });
+    names.collect()
 }
 
 /// The time that the client gives us, and no more than the route's.

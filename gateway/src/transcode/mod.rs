@@ -12,7 +12,7 @@ mod write;
 use std::{fmt, ops::Range};
 
 use bytes::Bytes;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value};
 use tonic::Code;
 
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
 /// The deepest JSON that is read.
 pub const JSON_DEPTH: usize = 100;
 
+/// The message whose bytes are the HTTP body itself, whatever its media type.
+const HTTP_BODY: &str = "google.api.HttpBody";
+
 /// How one HTTP binding maps to the messages of its method.
 pub struct Binding {
     input: MessageDescriptor,
@@ -30,6 +33,14 @@ pub struct Binding {
     captures: Vec<Capture>,
     body: Body,
     response_body: Option<FieldDescriptor>,
+}
+
+/// An HTTP body with its media type.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Media {
+    /// The Content-Type; empty when the sender named none.
+    pub kind: String,
+    pub data: Bytes,
 }
 
 /// Where the fields that the path does not bind come from.
@@ -108,6 +119,22 @@ impl Binding {
         self.body != Body::Nothing
     }
 
+    /// Whether the body is handed on as it comes, of any media type.
+    #[must_use]
+    pub fn takes_any_media(&self) -> bool {
+        match &self.body {
+            Body::Nothing => false,
+            Body::Whole => is_http_body(&self.input),
+            Body::Field(field) => is_raw(field),
+        }
+    }
+
+    /// Whether the answer is of the service's own media type.
+    #[must_use]
+    pub fn gives_any_media(&self) -> bool {
+        self.response_body.as_ref().map_or(is_http_body(&self.output), is_raw)
+    }
+
     /// The request message. `path` and `query` are raw; an empty body leaves its fields unset.
     ///
     /// # Errors
@@ -117,15 +144,27 @@ impl Binding {
         template: &Template,
         path: &str,
         query: Option<&str>,
-        body: &[u8],
+        body: Media,
     ) -> Result<DynamicMessage, Refusal> {
+        let raw = self.takes_any_media();
+        let Media { kind, data } = body;
         let mut message = match &self.body {
-            _ if body.is_empty() => DynamicMessage::new(self.input.clone()),
+            _ if data.is_empty() => DynamicMessage::new(self.input.clone()),
+            Body::Field(field) if raw => {
+                let mut message = DynamicMessage::new(self.input.clone());
+                set_media(descend(&mut message, std::slice::from_ref(field)), kind, data);
+                message
+            }
+            Body::Whole if raw => {
+                let mut message = DynamicMessage::new(self.input.clone());
+                set_media(&mut message, kind, data);
+                message
+            }
             Body::Nothing => {
                 return Err(Refusal::invalid("UNEXPECTED_BODY", "", "this route takes no body"));
             }
-            Body::Whole => body::parse(&self.input, None, body)?,
-            Body::Field(field) => body::parse(&self.input, Some(field), body)?,
+            Body::Whole => body::parse(&self.input, None, &data)?,
+            Body::Field(field) => body::parse(&self.input, Some(field), &data)?,
         };
         let query = query.unwrap_or_default();
         if !query.is_empty() {
@@ -161,22 +200,46 @@ impl Binding {
         Ok(())
     }
 
-    /// The JSON of a response message.
+    /// The body of a response message: JSON, unless the contract says that it is the service's own.
     ///
     /// # Errors
     /// INTERNAL when the bytes are not the message that the contract says.
-    pub fn response(&self, message: Bytes) -> Result<Vec<u8>, Refusal> {
+    pub fn response(&self, message: Bytes) -> Result<Media, Refusal> {
         let broken = |what: &str| Refusal::new(Code::Internal, "INVALID_RESPONSE", format!("the response {what}"));
         let size = message.len();
         let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| broken("cannot be decoded"))?;
+        if self.gives_any_media() {
+            let field = self.response_body.as_ref().map(|field| message.get_field(field));
+            return Ok(get_media(field.as_ref().and_then(|value| value.as_message()).unwrap_or(&message)));
+        }
         let mut json = Vec::with_capacity(size * 2 + 64);
         let written = match &self.response_body {
             None => write::message(&mut json, &message),
             Some(field) => write::field(&mut json, &message, field),
         };
         written.map_err(|_| broken("has no JSON form"))?;
-        Ok(json)
+        Ok(Media { kind: "application/json".to_owned(), data: json.into() })
     }
+}
+
+fn is_http_body(message: &MessageDescriptor) -> bool {
+    message.full_name() == HTTP_BODY
+}
+
+fn is_raw(field: &FieldDescriptor) -> bool {
+    !field.is_list() && matches!(field.kind(), Kind::Message(message) if is_http_body(&message))
+}
+
+fn set_media(message: &mut DynamicMessage, kind: String, data: Bytes) {
+    message.set_field_by_name("content_type", Value::String(kind));
+    message.set_field_by_name("data", Value::Bytes(data));
+}
+
+fn get_media(message: &DynamicMessage) -> Media {
+    let field = |name| message.get_field_by_name(name).map(std::borrow::Cow::into_owned);
+    let kind = field("content_type").and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
+    let data = field("data").and_then(|data| data.as_bytes().cloned()).unwrap_or_default();
+    Media { kind, data }
 }
 
 /// The message that `parents` lead to, made on the way.

@@ -26,7 +26,7 @@ fn request(routes: &Routes, verb: &str, uri: &str, body: &str) -> Result<Json, S
     let Found::Route(route) = routes.find(&Verb::from_bytes(verb.as_bytes()).unwrap(), path) else {
         panic!("{verb} {uri} has no route")
     };
-    match route.binding.request(&route.template, path, query, body.as_bytes()) {
+    match route.binding.request(&route.template, path, query, json_media(body)) {
         Ok(message) => Ok(serde_json::to_value(message).unwrap()),
         Err(refusal) => {
             let details = refusal.status.get_error_details();
@@ -40,8 +40,26 @@ fn request(routes: &Routes, verb: &str, uri: &str, body: &str) -> Result<Json, S
     }
 }
 
+fn json_media(body: impl AsRef<[u8]>) -> Media {
+    Media { kind: "application/json".to_owned(), data: Bytes::copy_from_slice(body.as_ref()) }
+}
+
 fn check(verb: &str, uri: &str, body: &str, expected: Result<Json, &str>) {
     assert_eq!(request(routes(), verb, uri, body), expected.map_err(str::to_owned), "{verb} {uri} {body}");
+}
+
+#[test]
+fn a_body_of_any_media_goes_through_as_it_is() {
+    let Found::Route(route) = routes().find(&Verb::POST, "/v1/hooks/a") else { panic!("the route is there") };
+    assert!(route.binding.takes_any_media() && route.binding.gives_any_media());
+    let sent = Media { kind: "text/plain".to_owned(), data: Bytes::from_static(b"{not json\xff") };
+    let message = route.binding.request(&route.template, "/v1/hooks/a", Some("inner.text=b"), sent).unwrap();
+    let body = message.get_field_by_name("body").unwrap().into_owned();
+    let inner = message.get_field_by_name("inner").unwrap().into_owned();
+    assert_eq!(inner.as_message().unwrap().get_field_by_name("text").unwrap().as_str(), Some("b"));
+    let answer = route.binding.response(body.as_message().unwrap().encode_to_vec().into()).unwrap();
+    assert_eq!(answer, Media { kind: "text/plain".to_owned(), data: Bytes::from_static(b"{not json\xff") });
+    assert!(!routes().iter().any(|route| route.label.starts_with("GET") && route.binding.takes_any_media()));
 }
 
 #[test]
@@ -213,7 +231,7 @@ fn responses_write_defaults_and_can_be_one_field() {
         let Found::Route(route) = routes.find(&verb.parse().unwrap(), path) else { panic!("{path}") };
         let input = route.binding.output.clone();
         let bytes = DynamicMessage::deserialize(input, json).unwrap().encode_to_vec();
-        String::from_utf8(route.binding.response(bytes.into()).unwrap()).unwrap()
+        String::from_utf8(route.binding.response(bytes.into()).unwrap().data.into()).unwrap()
     };
     let full =
         json!({"text": "", "int64": 5, "flag": false, "colour": 1, "inner": {"text": "x"}, "inners": [{"text": "y"}]});
@@ -265,7 +283,7 @@ proptest! {
         let routes = routes();
         for verb in [Verb::GET, Verb::POST, Verb::PATCH, Verb::PUT] {
             if let Found::Route(route) = routes.find(&verb, &path) {
-                let _answer = route.binding.request(&route.template, &path, Some(&query), &body);
+                let _answer = route.binding.request(&route.template, &path, Some(&query), json_media(&body));
             }
         }
     }
@@ -283,7 +301,7 @@ proptest! {
         at.set_field_by_name("nanos", prost_reflect::Value::I32(nanos));
         let bytes = Bytes::from(message.encode_to_vec());
         let json = route.binding.response(bytes).unwrap();
-        let back = route.binding.request(&route.template, "/v1/things", None, &json).unwrap();
+        let back = route.binding.request(&route.template, "/v1/things", None, json).unwrap();
         prop_assert_eq!(back.encode_to_vec(), message.encode_to_vec());
     }
 }

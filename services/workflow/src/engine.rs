@@ -2,6 +2,8 @@
 //! are called once the step that scheduled them is on disk, and every write checks that its partition is still owned.
 
 mod active;
+pub(crate) mod births;
+mod change;
 mod lease;
 mod load;
 mod step;
@@ -11,15 +13,18 @@ mod time;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use moka::sync::Cache;
-use tenon_chassis::{Db, Mesh, id, pulse::Beat, telemetry};
+use tenon_chassis::{Db, Mesh, TenantId, id, pulse::Beat, telemetry};
 use tokio::{
-    sync::{Notify, broadcast, mpsc},
+    sync::{Notify, broadcast, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,9 +34,12 @@ use uuid::Uuid;
 use crate::{
     asl::{Input, Machine},
     config::Config,
+    error::Error,
+    runs::model::{NewRun, Run, RunId},
     tasks::Tasks,
 };
-use active::{Active, Key};
+use active::{Active, Key, Work};
+use births::{Birth, NotBorn};
 use time::Time;
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
@@ -42,6 +50,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
+/// Runs that wait to be started at most; more are told to come back.
+const BIRTHS: usize = 2_000;
+/// Changes of runs that a listener may lag behind.
+const CHANGES: usize = 4_096;
 /// Definitions in memory.
 const MACHINES: u64 = 2_000;
 
@@ -49,17 +61,49 @@ const MACHINES: u64 = 2_000;
 pub struct Waker {
     db: Db,
     here: Notify,
+    changes: broadcast::Sender<(TenantId, RunId)>,
+    births: mpsc::Sender<Birth>,
+    /// The engine's end; it is taken when the engine starts.
+    cradle: Mutex<Option<mpsc::Receiver<Birth>>>,
+    /// Whether the engine of this process owns anything.
+    works: AtomicBool,
 }
 
 impl Waker {
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db, here: Notify::new() }
+        let (births, cradle) = mpsc::channel(BIRTHS);
+        let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
+        Self { db, here: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
+    }
+
+    /// Starts a run in this process, if its engine can.
+    pub(crate) async fn start(&self, tenant: TenantId, new: NewRun, meter: Option<String>) -> Result<Run, NotBorn> {
+        if !self.works.load(Ordering::Relaxed) {
+            return Err(NotBorn::Elsewhere(Box::new(new)));
+        }
+        let (reply, born) = oneshot::channel();
+        match self.births.try_send(Birth { tenant, new, meter, reply }) {
+            Ok(()) => born.await.unwrap_or_else(|_| Err(NotBorn::Refused(births::unavailable()))),
+            Err(mpsc::error::TrySendError::Closed(birth)) => Err(NotBorn::Elsewhere(Box::new(birth.new))),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(NotBorn::Refused(Error::EngineBusy)),
+        }
     }
 
     pub fn wake(&self) {
         self.here.notify_one();
         self.db.pulse().beat(CHANNEL);
+    }
+
+    /// Runs that the engine of this process has just written; a hint, as others have engines too.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<(TenantId, RunId)> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self, tenant: TenantId, run: RunId) {
+        // Nobody listens when this fails.
+        let _ = self.changes.send((tenant, run));
     }
 }
 
@@ -82,6 +126,7 @@ pub struct Engine {
     next_due: Option<DateTime<Utc>>,
     machines: Cache<(Uuid, String, i32), Arc<Machine>>,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    births: mpsc::Receiver<Birth>,
     calls: TaskTracker,
     stop: CancellationToken,
 }
@@ -90,13 +135,15 @@ impl Engine {
     /// An engine that owns nothing yet.
     #[must_use]
     pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Self {
-        let tasks = Arc::new(Tasks::new(mesh.clone(), config.workflow_calls));
+        let tasks = Arc::new(Tasks::new(mesh.clone(), db.clone(), &config));
+        let cradle = waker.cradle.lock().expect("no holder panics").take();
         // Set again before any work is done.
         let time = Time::new(db.clock().now(), db.clock().clone());
         Self {
             id: id::uuid_v7(db.clock()),
             db,
             config,
+            births: cradle.unwrap_or_else(|| mpsc::channel(1).1),
             waker,
             tasks,
             time,
@@ -132,12 +179,13 @@ impl Engine {
         let mut beats = self.db.pulse().subscribe();
         let waker = self.waker.clone();
         while !stop.is_cancelled() {
-            let mut inputs = Vec::new();
+            let (mut inputs, mut births) = (Vec::new(), Vec::new());
             let mut looks = false;
             let next_timer = self.next_timer();
             tokio::select! {
                 () = stop.cancelled() => break,
-                answer = self.answers.1.recv() => inputs.extend(answer),
+                answer = self.answers.1.recv() => inputs.extend(answer.map(work)),
+                Some(birth) = self.births.recv() => births.push(birth),
                 _ = balance.tick() => looks = self.balance().instrument(telemetry::quiet()).await,
                 _ = look.tick() => looks = true,
                 () = waker.here.notified() => looks = true,
@@ -147,17 +195,28 @@ impl Engine {
             while inputs.len() < BATCH
                 && let Ok(answer) = self.answers.1.try_recv()
             {
-                inputs.push(answer);
+                inputs.push(work(answer));
+            }
+            while births.len() < BATCH
+                && let Ok(birth) = self.births.try_recv()
+            {
+                births.push(birth);
             }
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;
                 self.load(&mut inputs).instrument(telemetry::quiet()).await;
             }
-            if !inputs.is_empty() {
-                self.step(inputs).await;
+            if !inputs.is_empty() || !births.is_empty() {
+                self.step(inputs, births).await;
             }
+            waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
             metrics::gauge!("tenon_workflow_active_runs").set(u32::try_from(self.runs.len()).unwrap_or(u32::MAX));
+        }
+        waker.works.store(false, Ordering::Relaxed);
+        self.births.close();
+        while let Ok(Birth { new, reply, .. }) = self.births.try_recv() {
+            let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(new))));
         }
         self.runs.clear();
         self.calls.close();
@@ -177,7 +236,7 @@ impl Engine {
         }
     }
 
-    fn due_timers(&mut self, inputs: &mut Vec<Answer>) {
+    fn due_timers(&mut self, inputs: &mut Vec<(Key, Work)>) {
         let now = self.time.now();
         while inputs.len() < BATCH
             && let Some(Reverse((due, key, token))) = self.timers.peek().copied()
@@ -185,7 +244,7 @@ impl Engine {
         {
             self.timers.pop();
             if self.runs.contains_key(&key) {
-                inputs.push((key, Input::TimerFired { token }));
+                inputs.push((key, Work::Input(Input::TimerFired { token })));
             }
         }
     }
@@ -204,6 +263,10 @@ impl Engine {
     fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
         partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
     }
+}
+
+fn work((key, input): Answer) -> (Key, Work) {
+    (key, Work::Input(input))
 }
 
 /// Returns on a beat of the engines' channel, and when beats may have been missed.

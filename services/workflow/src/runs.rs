@@ -1,7 +1,8 @@
 //! Workflows at work, as their callers see them.
 
+pub mod mail;
 pub mod model;
-mod rpc;
+pub(crate) mod rpc;
 pub(crate) mod store;
 
 use std::sync::Arc;

@@ -1,7 +1,10 @@
-//! Published templates, of which a version never changes.
+//! Published templates, of which a version never changes, and what surrounds them.
 
+pub mod envelope;
 pub mod model;
+mod pb;
 mod rpc;
+pub mod rules;
 pub(crate) mod store;
 
 use std::sync::Arc;
@@ -21,3 +24,5 @@ impl Workflows {
         Self { db, contract }
     }
 }
+
+pub(crate) use pb::{overlap, overlap_of};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::Eyes;
-use crate::harness::{Mesh, Tenant, answer, eventually};
+use crate::harness::{EVENTS, Mesh, Tenant, answer, eventually};
 
 /// Runs of a load.
 const RUNS: u64 = 40;
@@ -25,6 +25,11 @@ pub(super) struct Load {
     eyes: Eyes,
     started: JoinSet<String>,
     names: BTreeSet<String>,
+}
+
+/// Counts the steps that are done.
+fn done() -> String {
+    format!("select count(*) from {EVENTS} h where type = 'TaskSucceeded'")
 }
 
 fn task(step: &str) -> Value {
@@ -112,11 +117,11 @@ impl Load {
 
     /// Waits until so many steps have been done.
     pub(super) async fn has_done(&self, steps: u64) {
-        let (sql, steps) = ("select count(*) from workflow.history where type = 'TaskSucceeded'", steps.cast_signed());
+        let (sql, steps) = (done(), steps.cast_signed());
         let what = format!("{steps} steps are done");
         let done = eventually(&what, || async {
             let faults = self.faults().await;
-            (!faults.is_empty()).then_some(faults).or((self.eyes.count(sql).await >= steps).then(String::new))
+            (!faults.is_empty()).then_some(faults).or((self.eyes.count(&sql).await >= steps).then(String::new))
         });
         assert_eq!(done.await, "", "runs have failed");
     }
@@ -151,17 +156,20 @@ impl Load {
     }
 
     async fn has_whole_histories(&self) {
-        let torn = "select count(*) from (
-                        select run_id from workflow.history h group by tenant_id, run_id
-                        having count(*) <> max(id) or min(id) <> 1 or bool_or(previous_id >= id)
-                            or count(*) filter (where type = 'ExecutionSucceeded') > 1) as torn";
-        assert_eq!(self.eyes.count(torn).await, 0, "histories with holes");
-        let twice = "select count(*) from (
-                         select run_id, state, type from workflow.history
-                         where state <> '' group by tenant_id, run_id, state, type having count(*) > 1) as twice";
-        assert_eq!(self.eyes.count(twice).await, 0, "steps that happened twice");
-        let done = "select count(*) from workflow.history where type = 'TaskSucceeded'";
-        assert_eq!(self.eyes.count(done).await, self.steps().cast_signed(), "steps");
+        let torn = format!(
+            "select count(*) from (
+                 select run_id from {EVENTS} h group by tenant_id, run_id
+                 having count(*) <> max(id) or min(id) <> 1 or bool_or(previous_id >= id)
+                     or count(*) filter (where type = 'ExecutionSucceeded') > 1) as torn"
+        );
+        assert_eq!(self.eyes.count(&torn).await, 0, "histories with holes");
+        let twice = format!(
+            "select count(*) from (
+                 select run_id, state, type from {EVENTS} h
+                 where state <> '' group by tenant_id, run_id, state, type having count(*) > 1) as twice"
+        );
+        assert_eq!(self.eyes.count(&twice).await, 0, "steps that happened twice");
+        assert_eq!(self.eyes.count(&done()).await, self.steps().cast_signed(), "steps");
     }
 
     async fn has_effects_once(&self) {
@@ -181,7 +189,9 @@ impl Load {
     /// The usage that billing shows is that of the runs, no more and no less, once all events were taken in.
     async fn is_counted_once(&self, mesh: &Mesh) {
         let runs = self.eyes.count("select count(*) from workflow.runs").await;
-        self.eyes.reaches("select count(*) from billing.usage_events where meter = 'workflow_runs'", runs).await;
+        let counted =
+            "select coalesce(sum(quantity), 0)::bigint from billing.usage_events where meter = 'workflow_runs'";
+        self.eyes.reaches(counted, runs).await;
         let (email, password) = (&self.tenant.email, &self.tenant.password);
         let (status, session) = mesh.login(&self.tenant.slug, email, password).await;
         assert_eq!(status, StatusCode::OK, "{session}");

@@ -21,6 +21,6 @@ pub use edge::{Edge, Tenant, answer, sign_up, text};
 pub use forge::{Forge, claims, header, mesh_token};
 pub use mesh::{Backends, MESH_KEY, Mesh, PARTS};
 pub use ports::Ports;
-pub use postgres::Database;
+pub use postgres::{Database, EVENTS};
 pub use process::{Process, eventually};
 pub use wire::{Answer, Headers, Wire, reason};

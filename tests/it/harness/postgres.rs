@@ -22,6 +22,12 @@ use sqlx::{
 
 use super::{binary, ports::shared_folder, tenon};
 
+/// The events of all histories, one a row, for a FROM.
+pub const EVENTS: &str =
+    "(select h.tenant_id, h.run_id, h.time, h.first_id + e.at - 1 as id, (e.event ->> 0)::bigint as previous_id,
+    e.event ->> 1 as type, e.event ->> 2 as state
+    from workflow.history h, json_array_elements(h.events) with ordinality as e (event, at))";
+
 /// The password of every service role; roles belong to the whole server.
 pub const ROLE_PASSWORD: &str = "test-role-password";
 

@@ -3,9 +3,10 @@
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use super::{ended, history, only, publish, start};
-use crate::harness::{Backends, Mesh, Tenant, eventually, text};
+use crate::harness::{Backends, EVENTS, Mesh, Tenant, eventually, text};
 
 const USAGE: &str = "grpc:tenon.billing.v1.UsageService/GetUsage";
 /// Fails each time.
@@ -217,19 +218,23 @@ async fn a_run_of_a_suspended_tenant_parks_and_goes_on_when_it_is_active() {
     })
     .await;
     let owner = tokio::sync::Mutex::new(mesh.database.owner().await);
-    let count = async |sql: &'static str| {
-        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *owner.lock().await).await.expect("the owner reads all")
+    let count = async |sql: &str| {
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
+            .fetch_one(&mut *owner.lock().await)
+            .await
+            .expect("the owner reads all")
     };
-    let done = "select count(*) from workflow.history where type = 'TaskSucceeded'";
+    let done = format!("select count(*) from {EVENTS} h where type = 'TaskSucceeded'");
     // A call takes milliseconds, so one that was scheduled a second ago and has not ended is parked.
-    let waiting = "select count(*) from workflow.history h where type = 'TaskStarted'
-                   and time < clock_timestamp() - interval '1 second'
-                   and not exists (select from workflow.history l where l.run_id = h.run_id and l.id > h.id)";
-    eventually("the next call is parked", || async { (count(waiting).await == 1).then_some(()) }).await;
-    let parked = count(done).await;
+    let waiting = format!(
+        "select count(*) from {EVENTS} h where type = 'TaskStarted' and time < clock_timestamp() - interval '1 second'
+         and not exists (select from workflow.history l where l.run_id = h.run_id and l.last_id > h.id)"
+    );
+    eventually("the next call is parked", || async { (count(&waiting).await == 1).then_some(()) }).await;
+    let parked = count(&done).await;
     let (status, answer) = mesh.operate(&format!("/v1/{}:activate", tenant.name), &json!({})).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    eventually("the run goes on", || async { (count(done).await > parked).then_some(()) }).await;
+    eventually("the run goes on", || async { (count(&done).await > parked).then_some(()) }).await;
     eventually("the tenant is let in", || async {
         (mesh.get(&path, &tenant.token).await.0 == StatusCode::OK).then_some(())
     })

@@ -31,7 +31,12 @@ pub enum Input {
     TimerFired {
         token: u64,
     },
+    /// End, and undo what has an undo. Undos that run already go on.
     Cancel {
+        cause: String,
+    },
+    /// End at once, and undo nothing.
+    Terminate {
         cause: String,
     },
 }
@@ -51,6 +56,16 @@ pub enum Command {
     },
     /// Hand in `TimerFired` at `due`.
     StartTimer { token: u64, due: DateTime<Utc> },
+}
+
+impl Command {
+    /// Names what is asked for; the answer carries it.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        match self {
+            Self::CallTask { token, .. } | Self::StartTimer { token, .. } => *token,
+        }
+    }
 }
 
 /// What one input led to.
@@ -159,36 +174,24 @@ impl Execution {
             return Step::default();
         }
         let mut interpreter = Interpreter::new(&mut self.head, now);
-        let outcome = match self.unwinding.take() {
-            Some(unwinding) => match interpreter.go_on_unwinding(&mut self.root, *unwinding, &input) {
-                Ok(unwinding) => {
-                    self.unwinding = Some(Box::new(unwinding));
-                    None
-                }
-                Err(outcome) => Some(outcome),
-            },
-            None => {
-                let ended = if input == Input::Started {
-                    interpreter.start(machine, &mut self.root, &mut self.deadline)
-                } else {
-                    interpreter.take(machine, &mut self.root, self.deadline, &input)
-                };
-                match ended {
-                    None => None,
-                    Some(Outcome::Succeeded { output }) => Some(Outcome::Succeeded { output }),
-                    Some(outcome) => {
-                        // What still waits is let go of.
-                        self.root.waiting = Waiting::Ready;
-                        self.deadline = None;
-                        interpreter.commands.clear();
-                        match interpreter.unwind(&mut self.root, outcome) {
-                            Ok(unwinding) => {
-                                self.unwinding = Some(Box::new(unwinding));
-                                None
-                            }
-                            Err(outcome) => Some(outcome),
-                        }
-                    }
+        let outcome = if let Input::Terminate { cause } = &input {
+            self.unwinding = None;
+            Some(Outcome::Cancelled { cause: cause.clone() })
+        } else if let Some(unwinding) = self.unwinding.take() {
+            kept(interpreter.go_on_unwinding(&mut self.root, *unwinding, &input), &mut self.unwinding)
+        } else {
+            let ended = match &input {
+                Input::Started => interpreter.start(machine, &mut self.root, &mut self.deadline),
+                input => interpreter.take(machine, &mut self.root, self.deadline, input),
+            };
+            match ended {
+                None | Some(Outcome::Succeeded { .. }) => ended,
+                Some(outcome) => {
+                    // What still waits is let go of.
+                    self.root.waiting = Waiting::Ready;
+                    self.deadline = None;
+                    interpreter.commands.clear();
+                    kept(interpreter.unwind(&mut self.root, outcome), &mut self.unwinding)
                 }
             }
         };
@@ -246,6 +249,17 @@ impl Interpreter<'_> {
         root.tail_event = self.end(previous, kind, "", details);
         root.waiting = Waiting::Ready;
         self.commands.clear();
+    }
+}
+
+/// Keeps the undos that are at work; answers with the outcome when none is.
+fn kept(unwinding: Result<Unwinding, Outcome>, at_work: &mut Option<Box<Unwinding>>) -> Option<Outcome> {
+    match unwinding {
+        Ok(unwinding) => {
+            *at_work = Some(Box::new(unwinding));
+            None
+        }
+        Err(outcome) => Some(outcome),
     }
 }
 

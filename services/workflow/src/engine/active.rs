@@ -1,20 +1,22 @@
-//! A run in memory, and what one step of it comes to.
+//! A run in memory: what it takes in, what holds it back, and how far it goes.
 
 use std::{
-    collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
-use tenon_chassis::{Clock, TenantId, bus};
+use tenon_chassis::TenantId;
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
-use super::store::{NewEvent, Row, Update};
 use crate::{
     asl::{Command, Event, Execution, Failure, Input, Machine, Outcome, Step},
-    runs::model::{RunId, State},
+    runs::{
+        mail::{Letter, Message},
+        model::RunId,
+    },
+    tasks::{self, Family},
 };
 
 /// A run that sleeps longer than this sleeps in the database.
@@ -39,6 +41,63 @@ pub(super) struct About {
     pub(super) traceparent: Option<String>,
 }
 
+impl About {
+    /// The key of a step's call: the same for each repetition of an attempt.
+    pub(super) fn idempotency_key(&self, token: u64) -> String {
+        format!("{}/{token}", self.key.run)
+    }
+}
+
+/// What a run is to do next.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// What a call or a timer came to.
+    Input(Input),
+    /// A message from its mailbox.
+    Letter(Letter),
+    /// Nothing: it was taken into memory, and may leave it again.
+    Look,
+}
+
+/// Who holds a run back, as the database keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold(pub(crate) String);
+
+/// Something that a run waits for and that is answered from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+}
+
+/// A wait that begins with a step.
+#[derive(Debug, Clone)]
+pub(super) struct Opened {
+    pub(super) token: u64,
+    pub(super) wait: Wait,
+    pub(super) arguments: String,
+    pub(super) timeout_seconds: Option<u32>,
+}
+
+/// Where a run is until its next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// In memory: something is under way here, or soon due.
+    Memory,
+    /// In the database, until a timer is due or a message comes.
+    Until(Option<DateTime<Utc>>),
+}
+
+impl Rest {
+    /// When to look at the run again, if at all.
+    pub(super) fn due(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Memory => None,
+            Self::Until(due) => due,
+        }
+    }
+}
+
 /// A run in memory.
 pub(super) struct Active {
     pub(super) about: Arc<About>,
@@ -46,35 +105,37 @@ pub(super) struct Active {
     pub(super) execution: Execution,
     /// Calls in flight by token.
     pub(super) calls: HashMap<u64, AbortHandle>,
+    /// What is waited for, by token.
+    pub(super) waits: BTreeMap<u64, Wait>,
+    /// Messages that nothing waits for yet, in their order.
+    pub(super) letters: BTreeMap<i64, Letter>,
+    /// Messages that were ever sent, as of the last look into the mailbox.
+    pub(super) mail: i32,
+    pub(super) hold: Option<Hold>,
+    /// Whether others with its concurrency key come first.
+    pub(super) queued: bool,
+    /// Whether its first step is still to come.
+    pub(super) fresh: bool,
 }
 
-/// What one step of a run comes to: what to write, and what to do once it is written.
-pub(super) struct Advanced {
-    /// Absent when the step broke the engine's own code: the run is given up.
-    pub(super) active: Option<Box<Active>>,
-    pub(super) about: Arc<About>,
-    pub(super) update: Update,
-    pub(super) history: Vec<NewEvent>,
-    pub(super) event: Option<bus::Event>,
+/// What came of some work.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) events: Vec<Event>,
+    /// What must be asked for, beside what is outstanding already.
     pub(super) commands: Vec<Command>,
-}
-
-impl Row {
-    pub(super) fn key(&self) -> Key {
-        Key { tenant: self.tenant_id.into(), run: self.id.into() }
-    }
-
-    pub(super) fn about(&self) -> Arc<About> {
-        Arc::new(About {
-            key: self.key(),
-            partition: self.partition,
-            workflow_id: self.workflow_id.clone(),
-            version: self.version,
-            entity_id: self.entity_id.clone(),
-            roles: self.roles.clone(),
-            traceparent: self.traceparent.clone(),
-        })
-    }
+    pub(super) outcome: Option<Outcome>,
+    /// Messages that have had their effect.
+    pub(super) read: Vec<Uuid>,
+    /// Answers that came while the run was held back.
+    pub(super) keep: Vec<Message>,
+    pub(super) opened: Vec<Opened>,
+    /// Tokens of waits that are over.
+    pub(super) closed: Vec<u64>,
+    /// Whether there is something to write.
+    pub(super) changed: bool,
+    /// Whether everything outstanding must be asked for: it was held back, and goes on.
+    pub(super) resumed: bool,
 }
 
 impl Drop for Active {
@@ -84,120 +145,163 @@ impl Drop for Active {
 }
 
 impl Active {
-    /// Takes what came in; `None` when it led to nothing.
-    pub(super) fn advance(
-        mut self: Box<Self>,
-        inputs: Vec<Input>,
-        now: DateTime<Utc>,
-        clock: &Clock,
-    ) -> Result<Advanced, Box<Self>> {
-        let about = self.about.clone();
-        let stepped = catch_unwind(AssertUnwindSafe(|| {
-            let mut all = Step::default();
-            for input in inputs {
-                let step = self.execution.advance(&self.machine, input, now);
-                all.events.extend(step.events);
-                all.commands.extend(step.commands);
-                all.outcome = all.outcome.or(step.outcome);
+    /// Takes what came in, and goes on until everything waits again.
+    pub(super) fn take(&mut self, work: Vec<Work>, now: DateTime<Utc>) -> Taken {
+        let mut taken = Taken::default();
+        for work in work {
+            match work {
+                Work::Look => taken.changed = true,
+                Work::Letter(letter) => drop(self.letters.insert(letter.seq, letter)),
+                Work::Input(Input::TimerFired { .. }) if self.is_held() => {}
+                Work::Input(input) if self.is_held() => {
+                    let token = match &input {
+                        Input::TaskDone { token, .. } | Input::TaskFailed { token, .. } => *token,
+                        _ => continue,
+                    };
+                    self.calls.remove(&token);
+                    taken.keep.extend(answer(input));
+                    taken.changed = true;
+                }
+                Work::Input(input) => self.advance(input, now, &mut taken),
             }
-            all
-        }));
-        let Ok(step) = stepped else {
-            drop(self);
-            return Ok(Advanced::abandoned(about, "the engine failed at this step", now, clock));
-        };
-        if step.events.is_empty() && step.commands.is_empty() {
-            return Err(self);
         }
-        let history = step.events.into_iter().map(|event| about.history(event, now)).collect();
-        let (update, event) = match &step.outcome {
-            Some(outcome) => {
-                let update = about.ended(outcome, now);
-                let event = about.event(&update, clock);
-                (update, Some(event))
+        loop {
+            if self.fresh && !self.is_held() {
+                self.fresh = false;
+                self.advance(Input::Started, now, &mut taken);
             }
-            None => (about.at_work(&self.execution, now), None),
-        };
-        Ok(Advanced { active: Some(self), about, update, history, event, commands: step.commands })
-    }
-}
-
-impl Advanced {
-    /// The end of a run that cannot go on.
-    pub(super) fn abandoned(about: Arc<About>, cause: &str, now: DateTime<Utc>, clock: &Clock) -> Self {
-        tracing::error!(run.id = %about.key.run, tenant.id = %about.key.tenant, cause, "run given up");
-        let update = about.ended(&Outcome::Failed(Failure::new(Failure::RUNTIME, cause)), now);
-        let event = Some(about.event(&update, clock));
-        Self { active: None, about, update, history: Vec::new(), event, commands: Vec::new() }
+            let Some(letter) = self.next_letter() else { break };
+            taken.read.push(letter.id);
+            taken.changed = true;
+            self.read(letter.message, now, &mut taken);
+        }
+        self.settle(&mut taken);
+        taken
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.update.ended_at.is_some()
-    }
-}
-
-impl About {
-    /// The key of a step's call: the same for each repetition of an attempt.
-    pub(super) fn idempotency_key(&self, token: u64) -> String {
-        format!("{}/{token}", self.key.run)
+    /// Whether it takes no step for now.
+    pub(super) fn is_held(&self) -> bool {
+        self.queued || self.hold.is_some()
     }
 
-    fn history(&self, event: Event, time: DateTime<Utc>) -> NewEvent {
-        let Event { id, previous, kind, state, details } = event;
-        let number = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
-        let (id, previous_id) = (number(id), number(previous));
-        // A name may hold what a text column does not.
-        let (state, details) = (state.replace('\0', ""), details.to_string());
-        NewEvent { tenant: self.key.tenant, run: self.key.run, id, previous_id, kind, state, details, time }
+    fn advance(&mut self, input: Input, now: DateTime<Utc>, taken: &mut Taken) {
+        let Step { events, commands, outcome } = self.execution.advance(&self.machine, input, now);
+        taken.changed |= !events.is_empty() || !commands.is_empty();
+        taken.events.extend(events);
+        taken.commands.extend(commands);
+        taken.outcome = taken.outcome.take().or(outcome);
     }
 
-    fn at_work(&self, execution: &Execution, now: DateTime<Utc>) -> Update {
-        let state = serde_json::to_string(execution).expect("plain data with string keys is JSON");
-        let mut due_at: Option<DateTime<Utc>> = None;
-        for command in execution.outstanding() {
+    /// The first message that can have its effect now, taken out.
+    fn next_letter(&mut self) -> Option<Letter> {
+        if self.letters.is_empty() {
+            return None;
+        }
+        let held = self.is_held();
+        let has_signals = !held && self.letters.values().any(|letter| matches!(letter.message, Message::Signal { .. }));
+        let awaited: Vec<Wait> =
+            if has_signals { waits(&self.execution).map(|(_, wait)| wait).collect() } else { vec![] };
+        let first = self.letters.values().find(|letter| match &letter.message {
+            Message::Cancel { .. } | Message::Terminate { .. } | Message::Pause { .. } | Message::Resume => true,
+            Message::Signal { name, .. } => awaited.iter().any(|wait| wait.kind == "signal" && wait.name == *name),
+            Message::TaskDone { .. } | Message::TaskFailed { .. } | Message::Heartbeat { .. } => !held,
+        });
+        let seq = first?.seq;
+        self.letters.remove(&seq)
+    }
+
+    fn read(&mut self, message: Message, now: DateTime<Utc>, taken: &mut Taken) {
+        match message {
+            Message::TaskDone { token, result } => self.advance(Input::TaskDone { token, result }, now, taken),
+            Message::TaskFailed { token, failure } => self.advance(Input::TaskFailed { token, failure }, now, taken),
+            Message::Heartbeat { token } => self.advance(Input::TaskHeartbeat { token }, now, taken),
+            Message::Signal { name, payload } => {
+                let token = waits(&self.execution)
+                    .find(|(_, wait)| wait.kind == "signal" && wait.name == name)
+                    .map(|(token, _)| token);
+                if let Some(token) = token {
+                    self.advance(Input::TaskDone { token, result: payload }, now, taken);
+                }
+            }
+            Message::Cancel { reason } => {
+                self.hold = None;
+                self.advance(Input::Cancel { cause: reason }, now, taken);
+            }
+            Message::Terminate { reason } => {
+                self.hold = None;
+                self.advance(Input::Terminate { cause: reason }, now, taken);
+            }
+            Message::Pause { by } => self.hold = Some(Hold(by)),
+            Message::Resume => taken.resumed |= self.hold.take().is_some(),
+        }
+    }
+
+    /// Compares what is outstanding with what was before.
+    fn settle(&mut self, taken: &mut Taken) {
+        let outstanding = self.execution.outstanding();
+        let mut open = BTreeMap::new();
+        for command in outstanding {
+            let Command::CallTask { token, resource, arguments, timeout_seconds, .. } = command else { continue };
+            let Family::Wait { kind, name } = tasks::family(&resource) else { continue };
+            let wait = Wait { kind, name };
+            if !self.waits.contains_key(&token) {
+                let (wait, arguments) = (wait.clone(), arguments.to_string());
+                taken.opened.push(Opened { token, wait, arguments, timeout_seconds });
+            }
+            open.insert(token, wait);
+        }
+        taken.closed.extend(self.waits.keys().filter(|token| !open.contains_key(token)));
+        self.waits = open;
+    }
+
+    /// Where the run may be until its next step.
+    pub(super) fn rest(&self, now: DateTime<Utc>) -> Rest {
+        if self.is_held() {
+            // What is in flight is waited for; nothing else is begun.
+            return if self.calls.is_empty() { Rest::Until(None) } else { Rest::Memory };
+        }
+        let mut first: Option<DateTime<Utc>> = None;
+        for command in self.execution.outstanding() {
             match command {
                 Command::StartTimer { due, .. } if due > now + AWAKE => {
-                    due_at = Some(due_at.map_or(due, |earliest| earliest.min(due)));
+                    first = Some(first.map_or(due, |earliest| earliest.min(due)));
                 }
-                Command::StartTimer { .. } | Command::CallTask { .. } => {
-                    due_at = None;
-                    break;
-                }
+                Command::CallTask { resource, .. } if tasks::family(&resource) != Family::Call => {}
+                Command::StartTimer { .. } | Command::CallTask { .. } => return Rest::Memory,
             }
         }
-        let (tenant, run) = (self.key.tenant, self.key.run);
-        let (output, error, cause, ended_at) = (None, None, None, None);
-        let state_name = State::Running.as_str();
-        Update { tenant, run, state: state_name, output, error, cause, execution: Some(state), due_at, ended_at }
+        Rest::Until(first)
     }
+}
 
-    fn ended(&self, outcome: &Outcome, now: DateTime<Utc>) -> Update {
-        let printable = |text: &str| Some(text.replace('\0', ""));
-        let (state, output, error, cause) = match outcome {
-            Outcome::Succeeded { output } => (State::Succeeded, Some(output.to_string()), None, None),
-            Outcome::Failed(failure) => (State::Failed, None, printable(&failure.error), printable(&failure.cause)),
-            Outcome::TimedOut(failure) => (State::TimedOut, None, printable(&failure.error), printable(&failure.cause)),
-            Outcome::Cancelled { cause } => (State::Cancelled, None, None, printable(cause)),
-        };
-        let (tenant, run, state) = (self.key.tenant, self.key.run, state.as_str());
-        Update { tenant, run, state, output, error, cause, execution: None, due_at: None, ended_at: Some(now) }
+/// What an execution waits for from outside.
+pub(super) fn waits(execution: &Execution) -> impl Iterator<Item = (u64, Wait)> {
+    execution.outstanding().into_iter().filter_map(|command| match command {
+        Command::CallTask { token, resource, .. } => match tasks::family(&resource) {
+            Family::Wait { kind, name } => Some((token, Wait { kind, name })),
+            Family::Call => None,
+        },
+        Command::StartTimer { .. } => None,
+    })
+}
+
+/// The answer of a call as a message that waits until the run goes on.
+fn answer(input: Input) -> Option<Message> {
+    match input {
+        Input::TaskDone { token, result } => Some(Message::TaskDone { token, result }),
+        Input::TaskFailed { token, failure } => Some(Message::TaskFailed { token, failure }),
+        Input::Started
+        | Input::TaskHeartbeat { .. }
+        | Input::TimerFired { .. }
+        | Input::Cancel { .. }
+        | Input::Terminate { .. } => None,
     }
+}
 
-    fn event(&self, update: &Update, clock: &Clock) -> bus::Event {
-        let state = State::from(update.state.to_owned());
-        let subject = format!("runs/{}", self.key.run);
-        let mut data = json!({
-            "run": subject,
-            "workflow": format!("workflows/{}", self.workflow_id),
-            "version": self.version,
-            "entityId": self.entity_id,
-            "state": update.state,
-        });
-        if let Some(error) = &update.error {
-            data["error"] = json!(error);
-        }
-        let mut event = bus::Event::new(clock, "workflow", self.key.tenant, (state.event(), subject), data);
-        event.traceparent.clone_from(&self.traceparent);
-        event
+impl Taken {
+    /// The end of a run that cannot go on.
+    pub(super) fn given_up(cause: &str) -> Self {
+        let outcome = Outcome::Failed(Failure::new(Failure::RUNTIME, cause));
+        Self { outcome: Some(outcome), changed: true, ..Self::default() }
     }
 }

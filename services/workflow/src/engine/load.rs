@@ -1,17 +1,22 @@
-//! Takes due runs into memory: new ones, those whose timer is due, those to be cancelled, those of an engine before.
+//! Takes due runs into memory: new ones, those whose timer is due, those with mail, those of an engine before.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use chrono::TimeDelta;
 
 use super::{
-    Answer, Engine,
-    active::{Active, Advanced, Key},
+    Engine,
+    active::{Active, Hold, Key, Rest, Taken, Work, waits},
+    change::Advanced,
     store::{self, Row},
 };
 use crate::{
-    asl::{self, Execution, Input, Machine},
+    asl::{self, Execution, Machine},
     error::Error,
+    runs::{mail::Letter, model::State},
 };
 
 /// Runs that are taken into memory at once at most.
@@ -21,49 +26,61 @@ const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
 const CRASHES_MAX: i16 = 10;
 
+/// Runs that were taken, and their mail.
+#[derive(Default)]
+struct Claimed {
+    rows: Vec<Row>,
+    letters: HashMap<Key, Vec<Letter>>,
+}
+
 /// Why a run that is due cannot be worked on.
 struct Unusable(String);
 
 impl Engine {
     /// Adds what the runs that were taken into memory begin with.
-    pub(super) async fn load(&mut self, inputs: &mut Vec<Answer>) {
-        let rows = match self.claim().await {
-            Ok(rows) => rows,
+    pub(super) async fn load(&mut self, inputs: &mut Vec<(Key, Work)>) {
+        let claimed = match self.claim().await {
+            Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "due runs were not loaded; they are tried again");
                 self.next_due = Some(self.time.now() + LOOK_AGAIN);
                 return;
             }
         };
+        let Claimed { rows, mut letters } = claimed;
         let mut given_up = Vec::new();
         for row in rows {
-            let key = row.key();
-            let about = row.about();
-            let cancel = row.cancel_reason.clone();
-            if !self.runs.contains_key(&key) {
+            let (key, about, mail) = (row.key(), row.about(), row.mail);
+            let new = !self.runs.contains_key(&key);
+            if new {
                 match self.restore(row) {
-                    Ok((active, first)) => {
-                        self.runs.insert(key, Box::new(active));
-                        inputs.extend(first.map(|input| (key, input)));
-                        self.dispatch_outstanding(key);
-                    }
+                    Ok(active) => drop(self.runs.insert(key, Box::new(active))),
                     Err(Unusable(why)) => {
-                        given_up.push(Advanced::abandoned(about, &why, self.time.now(), self.db.clock()));
+                        let (now, clock) = (self.time.now(), self.db.clock());
+                        given_up.push(Advanced::given_up(about, Taken::given_up(&why), now, clock));
                         continue;
                     }
                 }
+                self.dispatch_outstanding(key);
             }
-            inputs.extend(cancel.map(|cause| (key, Input::Cancel { cause })));
+            if let Some(active) = self.runs.get_mut(&key) {
+                active.mail = mail;
+                if new && (active.fresh || active.rest(self.time.now()) != Rest::Memory) {
+                    inputs.push((key, Work::Look));
+                }
+            }
+            let letters = letters.remove(&key).unwrap_or_default();
+            inputs.extend(letters.into_iter().map(|letter| (key, Work::Letter(letter))));
         }
         if !given_up.is_empty() {
-            self.write(given_up).await;
+            self.write(given_up, None).await;
         }
     }
 
-    async fn claim(&mut self) -> Result<Vec<Row>, Error> {
+    async fn claim(&mut self) -> Result<Claimed, Error> {
         let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
         if self.owned.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Claimed::default());
         }
         let now = self.time.now();
         let mut tx = self.db.system().await?;
@@ -73,16 +90,23 @@ impl Engine {
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
         if due.is_empty() {
             tx.commit().await?;
-            return Ok(Vec::new());
+            return Ok(Claimed::default());
         }
         // Behind a run that is due another one may sleep, which only the next look shows.
         let again = now + LOOK_AGAIN;
         self.next_due = Some(self.next_due.map_or(again, |first| first.min(again)));
         let (ids, epochs) = self.epochs(due.iter().copied());
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
-        // With no room left a cancelled run that is in memory already must still be heard of.
+        // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room).unwrap_or(i64::MAX).clamp(1, CLAIM);
         let rows = store::claim_runs(&mut tx, &held, now, limit).await?;
+        let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
+        let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
+        if !mailed.is_empty() {
+            for (key, letter) in store::list_messages(&mut tx, &mailed).await? {
+                letters.entry(key).or_default().push(letter);
+            }
+        }
         let definitions = self.missing_machines(&mut tx, &rows).await?;
         tx.commit().await?;
         for (name, machine) in definitions {
@@ -94,7 +118,7 @@ impl Engine {
         }
         let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
         self.lose(&lost);
-        Ok(rows)
+        Ok(Claimed { rows, letters })
     }
 
     async fn missing_machines(
@@ -121,7 +145,7 @@ impl Engine {
         Ok(machines)
     }
 
-    fn restore(&self, row: Row) -> Result<(Active, Option<Input>), Unusable> {
+    fn restore(&self, row: Row) -> Result<Active, Unusable> {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
@@ -130,18 +154,19 @@ impl Engine {
         let machine = self.machines.get(&name);
         let machine = machine.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
         let Key { run, .. } = about.key;
-        let (execution, first) = match row.execution {
-            Some(state) => {
-                let execution = Execution::restore(&state, row.input);
-                (execution.map_err(|why| Unusable(format!("its state cannot be read: {why}")))?, None)
-            }
+        let fresh = row.execution.is_none();
+        let execution = match row.execution {
+            Some(state) => Execution::restore(&state, row.input)
+                .map_err(|why| Unusable(format!("its state cannot be read: {why}")))?,
             None => {
                 let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", about.workflow_id));
                 let (_, seed) = run.uuid().as_u64_pair();
-                let execution = Execution::new(&machine, &id, &workflow, row.input, seed, row.created_at);
-                (execution, Some(Input::Started))
+                Execution::new(&machine, &id, &workflow, row.input, seed, row.created_at)
             }
         };
-        Ok((Active { about, machine, execution, calls: HashMap::new() }, first))
+        let waits = if fresh { BTreeMap::new() } else { waits(&execution).collect() };
+        let (calls, letters, hold) = (HashMap::new(), BTreeMap::new(), row.paused.map(Hold));
+        let queued = row.state == State::Queued.as_str();
+        Ok(Active { about, machine, execution, calls, waits, letters, mail: row.mail, hold, queued, fresh })
     }
 }

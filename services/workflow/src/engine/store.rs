@@ -1,11 +1,20 @@
-//! The engine's statements: the only ones that move runs on. All are of the system role, over all tenants.
+//! The engine's statements on partitions and due runs. All are of the system role, over all tenants.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tenon_chassis::{SystemTx, TenantId};
 use uuid::Uuid;
 
-use crate::{error::Error, runs::model::RunId};
+use super::active::Key;
+use crate::{
+    error::Error,
+    runs::mail::{Kept, Letter},
+};
+
+/// Keys as the columns of an unnest.
+pub(super) fn columns(keys: &[Key]) -> (Vec<Uuid>, Vec<Uuid>) {
+    keys.iter().map(|key| (key.tenant.uuid(), key.run.uuid())).unzip()
+}
 
 /// The clock of the database, which all engines share.
 pub(super) async fn get_time(tx: &mut SystemTx) -> Result<DateTime<Utc>, Error> {
@@ -88,7 +97,7 @@ pub(super) async fn claim_partitions(tx: &mut SystemTx, engine: Uuid, limit: i64
 pub(super) async fn update_due(tx: &mut SystemTx, partitions: &[i16], crashed: bool) -> Result<(), Error> {
     sqlx::query!(
         "update workflow.runs set due_at = now(), crashes = crashes + $2::bool::int
-         where partition = any($1) and state = 'RUNNING' and due_at = 'infinity'",
+         where partition = any($1) and due_at = 'infinity'",
         partitions,
         crashed
     )
@@ -135,7 +144,7 @@ pub(super) async fn list_due_partitions(tx: &mut SystemTx, partitions: &[i16]) -
         Due,
         r#"select p.id as "partition!", r.due_at as "at!" from unnest($1::smallint[]) as p (id)
            cross join lateral (
-               select due_at from workflow.runs r where r.partition = p.id and r.state = 'RUNNING' and r.due_at < 'infinity'
+               select due_at from workflow.runs r where r.partition = p.id and r.due_at < 'infinity'
                order by r.due_at limit 1) as r"#,
         partitions
     );
@@ -150,9 +159,11 @@ pub(super) struct Row {
     pub(super) workflow_id: String,
     pub(super) version: i32,
     pub(super) entity_id: String,
+    pub(super) state: String,
     pub(super) input: Value,
     pub(super) execution: Option<String>,
-    pub(super) cancel_reason: Option<String>,
+    pub(super) paused: Option<String>,
+    pub(super) mail: i32,
     pub(super) crashes: i16,
     pub(super) roles: Vec<String>,
     pub(super) traceparent: Option<String>,
@@ -170,16 +181,47 @@ pub(super) async fn claim_runs(
         Row,
         r#"with due as (
                select tenant_id, id from workflow.runs
-               where partition = any($1) and state = 'RUNNING' and due_at <= $2 order by due_at limit $3
-               for no key update skip locked)
+               where partition = any($1) and due_at <= $2 order by due_at limit $3 for no key update skip locked)
            update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
-           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.input,
-                     r.execution::text as execution, r.cancel_reason, r.crashes, r.roles, r.traceparent, r.created_at"#,
+           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
+                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.roles, r.traceparent, r.created_at"#,
         partitions,
         now,
         limit
     );
     Ok(rows.fetch_all(tx).await?)
+}
+
+struct Message {
+    tenant_id: Uuid,
+    run_id: Uuid,
+    id: Uuid,
+    seq: i64,
+    kind: String,
+    token: Option<i64>,
+    name: Option<String>,
+    payload: Option<String>,
+}
+
+/// The messages of runs that were claimed in this transaction, which keeps others from sending more.
+pub(super) async fn list_messages(tx: &mut SystemTx, keys: &[Key]) -> Result<Vec<(Key, Letter)>, Error> {
+    let (tenants, runs) = columns(keys);
+    let rows = sqlx::query_as!(
+        Message,
+        "select m.tenant_id, m.run_id, m.id, m.seq, m.kind, m.token, m.name, m.payload::text as payload
+         from unnest($1::uuid[], $2::uuid[]) as k (tenant_id, run_id)
+         join workflow.messages m on m.tenant_id = k.tenant_id and m.run_id = k.run_id order by m.seq",
+        &tenants,
+        &runs
+    )
+    .fetch_all(tx)
+    .await?;
+    let letter = |row: Message| {
+        let Message { tenant_id, run_id, id, seq, kind, token, name, payload } = row;
+        let key = Key { tenant: tenant_id.into(), run: run_id.into() };
+        Some((key, Letter { id, seq, message: Kept { kind, token, name, payload }.read()? }))
+    };
+    Ok(rows.into_iter().filter_map(letter).collect())
 }
 
 /// The definition of a version.
@@ -195,97 +237,4 @@ pub(super) async fn get_definition(
         version
     );
     Ok(definition.fetch_one(tx).await?)
-}
-
-/// What a step makes of a run.
-#[derive(Debug, Clone)]
-pub(super) struct Update {
-    pub(super) tenant: TenantId,
-    pub(super) run: RunId,
-    pub(super) state: &'static str,
-    pub(super) output: Option<String>,
-    pub(super) error: Option<String>,
-    pub(super) cause: Option<String>,
-    pub(super) execution: Option<String>,
-    /// When to look again; `None` while the run stays in memory.
-    pub(super) due_at: Option<DateTime<Utc>>,
-    pub(super) ended_at: Option<DateTime<Utc>>,
-}
-
-/// Writes steps. A request to cancel that came meanwhile stays due. Written twice it is as written once.
-pub(super) async fn update_runs(tx: &mut SystemTx, updates: &[Update]) -> Result<(), Error> {
-    let tenants: Vec<Uuid> = updates.iter().map(|update| update.tenant.uuid()).collect();
-    let runs: Vec<Uuid> = updates.iter().map(|update| update.run.uuid()).collect();
-    let states: Vec<String> = updates.iter().map(|update| update.state.to_owned()).collect();
-    let outputs: Vec<Option<String>> = updates.iter().map(|update| update.output.clone()).collect();
-    let errors: Vec<Option<String>> = updates.iter().map(|update| update.error.clone()).collect();
-    let causes: Vec<Option<String>> = updates.iter().map(|update| update.cause.clone()).collect();
-    let executions: Vec<Option<String>> = updates.iter().map(|update| update.execution.clone()).collect();
-    let due: Vec<Option<DateTime<Utc>>> = updates.iter().map(|update| update.due_at).collect();
-    let ended: Vec<Option<DateTime<Utc>>> = updates.iter().map(|update| update.ended_at).collect();
-    sqlx::query!(
-        "update workflow.runs r
-         set state = u.state, output = u.output::json, error = u.error, cause = u.cause,
-             execution = u.execution::json, crashes = 0, ended_at = u.ended_at,
-             due_at = case when r.cancel_reason is not null then now() else coalesce(u.due_at, 'infinity') end
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                     $8::timestamptz[], $9::timestamptz[])
-              as u (tenant_id, id, state, output, error, cause, execution, due_at, ended_at)
-         where r.tenant_id = u.tenant_id and r.id = u.id and r.state = 'RUNNING'",
-        &tenants,
-        &runs,
-        &states,
-        &outputs as &[Option<String>],
-        &errors as &[Option<String>],
-        &causes as &[Option<String>],
-        &executions as &[Option<String>],
-        &due as &[Option<DateTime<Utc>>],
-        &ended as &[Option<DateTime<Utc>>]
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// An event of a run's history.
-#[derive(Debug, Clone)]
-pub(super) struct NewEvent {
-    pub(super) tenant: TenantId,
-    pub(super) run: RunId,
-    pub(super) id: i64,
-    pub(super) previous_id: i64,
-    pub(super) kind: &'static str,
-    pub(super) state: String,
-    pub(super) details: String,
-    pub(super) time: DateTime<Utc>,
-}
-
-/// Adds to histories. Written twice it is as written once.
-pub(super) async fn insert_history(tx: &mut SystemTx, events: &[NewEvent]) -> Result<(), Error> {
-    let tenants: Vec<Uuid> = events.iter().map(|event| event.tenant.uuid()).collect();
-    let runs: Vec<Uuid> = events.iter().map(|event| event.run.uuid()).collect();
-    let ids: Vec<i64> = events.iter().map(|event| event.id).collect();
-    let previous: Vec<i64> = events.iter().map(|event| event.previous_id).collect();
-    let kinds: Vec<String> = events.iter().map(|event| event.kind.to_owned()).collect();
-    let states: Vec<String> = events.iter().map(|event| event.state.clone()).collect();
-    let details: Vec<String> = events.iter().map(|event| event.details.clone()).collect();
-    let times: Vec<DateTime<Utc>> = events.iter().map(|event| event.time).collect();
-    sqlx::query!(
-        "insert into workflow.history (tenant_id, run_id, id, previous_id, type, state, details, time)
-         select t, r, i, p, k, s, d::json, at
-         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[],
-                     $8::timestamptz[]) as u (t, r, i, p, k, s, d, at)
-         on conflict do nothing",
-        &tenants,
-        &runs,
-        &ids,
-        &previous,
-        &kinds,
-        &states,
-        &details,
-        &times
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
 }

@@ -10,6 +10,7 @@ tenon_chassis::id!(RunId, "run", "A run of a workflow.");
 /// Where a run is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    Queued,
     Running,
     Succeeded,
     Failed,
@@ -22,6 +23,7 @@ impl State {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Queued => "QUEUED",
             Self::Running => "RUNNING",
             Self::Succeeded => "SUCCEEDED",
             Self::Failed => "FAILED",
@@ -30,11 +32,17 @@ impl State {
         }
     }
 
+    /// Whether it is over.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+
     /// The type of the event that tells of it.
     #[must_use]
     pub fn event(self) -> &'static str {
         match self {
-            Self::Running => "tenon.workflow.run.created.v1",
+            Self::Queued | Self::Running => "tenon.workflow.run.created.v1",
             Self::Succeeded => "tenon.workflow.run.succeeded.v1",
             Self::Failed => "tenon.workflow.run.failed.v1",
             Self::TimedOut => "tenon.workflow.run.timed_out.v1",
@@ -46,6 +54,7 @@ impl State {
 impl From<String> for State {
     fn from(text: String) -> Self {
         match text.as_str() {
+            "QUEUED" => Self::Queued,
             "SUCCEEDED" => Self::Succeeded,
             "FAILED" => Self::Failed,
             "TIMED_OUT" => Self::TimedOut,
@@ -73,10 +82,8 @@ pub struct Run {
 }
 
 /// A run that is about to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewRun {
-    pub id: RunId,
-    pub partition: i16,
     pub workflow_id: String,
     pub entity_id: String,
     pub input: Value,
@@ -102,6 +109,22 @@ pub struct HistoryEvent {
     pub state: String,
     pub details: Value,
     pub time: DateTime<Utc>,
+}
+
+impl HistoryEvent {
+    /// The events of a step: [[previous id, type, state, details], ...], whose ids count up from the first's.
+    pub(crate) fn of_step(first_id: i64, time: DateTime<Utc>, events: Value) -> Vec<Self> {
+        let events = match events {
+            Value::Array(events) => events,
+            _ => Vec::new(),
+        };
+        let event = |(mut event, id): (Value, i64)| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (previous_id, details) = (event[0].as_i64().unwrap_or_default(), event[3].take());
+            Self { id, previous_id, kind: text(&event[1]), state: text(&event[2]), details, time }
+        };
+        events.into_iter().zip(first_id..).map(event).collect()
+    }
 }
 
 /// The partition of a run, 0 up to `partitions`: even, and for ever the same.
@@ -136,6 +159,7 @@ pub fn entity_id(text: &str) -> Result<&str, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use tenon_chassis::Clock;
 
     use super::*;
@@ -149,6 +173,15 @@ mod tests {
             counts[usize::try_from(partition(tenant, RunId::new(&clock), 64)).unwrap()] += 1;
         }
         assert!(counts.iter().all(|count| (40..190).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_step_of_history_reads_back() {
+        let events = json!([[0, "ExecutionStarted", "", {"input": 1}], [1, "PassStateEntered", "A", {}]]);
+        let events = HistoryEvent::of_step(5, DateTime::UNIX_EPOCH, events);
+        let shown: Vec<_> = events.iter().map(|event| (event.id, event.previous_id, event.kind.as_str())).collect();
+        assert_eq!(shown, [(5, 0, "ExecutionStarted"), (6, 1, "PassStateEntered")]);
+        assert_eq!((events[0].details["input"].as_i64(), events[1].state.as_str()), (Some(1), "A"));
     }
 
     #[test]

@@ -3,23 +3,30 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenon_chassis::{Caller, Fault, caller::Principal, clock::timestamp, paging::Page, telemetry};
+use tenon_chassis::{Caller, Fault, TenantId, caller::Principal, clock::timestamp, paging::Page, telemetry};
 use tenon_proto::workflow::v1::{
     CancelRunRequest, CreateRunRequest, GetRunRequest, HistoryEvent, ListRunHistoryRequest, ListRunHistoryResponse,
     ListRunsRequest, ListRunsResponse, Run, run::State, run_service_server::RunService,
+};
+use tokio::{
+    sync::broadcast::Receiver,
+    time::{Instant, timeout_at},
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
     Runs,
+    mail::{self, Message},
     model::{self, Filter, NewRun, RunId},
     store,
 };
-use crate::{error::Error, json as pb_json, workflows};
+use crate::{engine::births::NotBorn, error::Error, json as pb_json, workflows};
 
-/// How long CancelRun waits for the engine: pauses in milliseconds.
-const CANCEL_PAUSES_MS: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 725];
+/// How long CancelRun waits for the engine.
+const CANCEL_MAX: Duration = Duration::from_secs(2);
+/// How often it looks meanwhile, should the engine be another process's.
+const CANCEL_LOOK: Duration = Duration::from_millis(100);
 /// Characters of a reason.
 const REASON_MAX: usize = 500;
 
@@ -34,11 +41,7 @@ impl RunService for Runs {
         let input = request.input.map_or_else(|| json!({}), pb_json::from_pb);
         workflows::model::bounded("input", &input)?;
 
-        let mut tx = self.db.begin(&caller).await?;
-        let id = RunId::new(tx.clock());
-        let run = NewRun {
-            id,
-            partition: model::partition(tenant, id, self.partitions),
+        let mut run = NewRun {
             workflow_id: workflow_id.to_owned(),
             entity_id: entity_id.to_owned(),
             input,
@@ -46,7 +49,20 @@ impl RunService for Runs {
             roles: caller.roles.clone(),
             traceparent: telemetry::traceparent(),
         };
-        let run = store::insert(&mut tx, &run).await?.ok_or(Error::WorkflowNotFound)?;
+        // The engine of this process adds many runs at once, with their first steps. What has to be remembered beside the
+        // run is written here, and the run is then due for whoever owns its partition.
+        if caller.idempotency.is_none() {
+            match self.waker.start(tenant, run, caller.method.meter.clone()).await {
+                Ok(run) => return Ok(Response::new(run.into())),
+                Err(NotBorn::Refused(error)) => return Err(error.into()),
+                Err(NotBorn::Elsewhere(same)) => run = *same,
+            }
+        }
+
+        let mut tx = self.db.begin(&caller).await?;
+        let id = RunId::new(tx.clock());
+        let partition = model::partition(tenant, id, self.partitions);
+        let run = store::insert(&mut tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
         tx.emit(run.state.event(), format!("runs/{id}"), created(&run));
         let response = tx.reply(Run::from(run)).await?;
         self.waker.wake();
@@ -103,26 +119,32 @@ impl RunService for Runs {
 
         let mut tx = self.db.begin(&caller).await?;
         store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
-        store::update_cancel_reason(&mut tx, id, &request.reason).await?;
+        mail::send(&mut tx, id, &Message::Cancel { reason: request.reason }).await?;
+        let mut changes = self.waker.changes();
         tx.commit().await?;
         self.waker.wake();
         // The owner of the run, here or elsewhere, ends it; who asks sees it ended unless that takes long.
-        let mut pauses = CANCEL_PAUSES_MS.into_iter();
+        let patience = Instant::now() + CANCEL_MAX;
         loop {
             let mut tx = self.db.begin(&caller).await?;
             let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
-            match pauses.next().filter(|_| run.state == model::State::Running) {
-                None => return Ok(tx.reply(run.into()).await?),
-                Some(pause_ms) => {
-                    tx.commit().await?;
-                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-                }
+            if run.state.has_ended() || Instant::now() >= patience {
+                return Ok(tx.reply(run.into()).await?);
             }
+            tx.commit().await?;
+            let next = (Instant::now() + CANCEL_LOOK).min(patience);
+            let _ = timeout_at(next, changed(&mut changes, (caller.tenant_id()?, id))).await;
         }
     }
 }
 
-fn starter(caller: &Caller) -> String {
+/// Returns when the engine of this process has written the run, or may have.
+async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (TenantId, RunId)) {
+    while changes.recv().await.is_ok_and(|changed| changed != run) {}
+}
+
+/// Who calls, as runs and what starts them remember it.
+pub(crate) fn starter(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
         Principal::Service { name } => format!("svc:{name}"),
@@ -141,6 +163,7 @@ fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
     let state = match State::try_from(request.state).map_err(|_| unknown())? {
         State::Unspecified => None,
         State::Running => Some(model::State::Running),
+        State::Queued => Some(model::State::Queued),
         State::Succeeded => Some(model::State::Succeeded),
         State::Failed => Some(model::State::Failed),
         State::TimedOut => Some(model::State::TimedOut),
@@ -149,7 +172,8 @@ fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
     Ok(Filter { workflow_id, entity_id: some(&request.entity_id), state })
 }
 
-fn created(run: &model::Run) -> Value {
+/// What the event of a new run tells.
+pub(crate) fn created(run: &model::Run) -> Value {
     json!({
         "run": format!("runs/{}", run.id),
         "workflow": format!("workflows/{}", run.workflow_id),
@@ -162,6 +186,7 @@ fn created(run: &model::Run) -> Value {
 impl From<model::Run> for Run {
     fn from(row: model::Run) -> Self {
         let state = match row.state {
+            model::State::Queued => State::Queued,
             model::State::Running => State::Running,
             model::State::Succeeded => State::Succeeded,
             model::State::Failed => State::Failed,

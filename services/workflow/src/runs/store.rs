@@ -3,11 +3,18 @@
 use tenon_chassis::TenantTx;
 use uuid::Uuid;
 
-use super::model::{Filter, HistoryEvent, NewRun, Run, RunId, State};
+use super::{
+    mail::Kept,
+    model::{Filter, HistoryEvent, NewRun, Run, RunId, State},
+};
 use crate::error::Error;
 
 /// Adds a run of the latest version, which waits for the engine; `None` when there is no such workflow.
-pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Option<Run>, Error> {
+pub(crate) async fn insert(
+    tx: &mut TenantTx,
+    (id, partition): (RunId, i16),
+    run: &NewRun,
+) -> Result<Option<Run>, Error> {
     let row = sqlx::query_as!(
         Run,
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, input, created_by, roles,
@@ -17,8 +24,8 @@ pub(crate) async fn insert(tx: &mut TenantTx, run: &NewRun) -> Result<Option<Run
          from workflow.workflows w where w.tenant_id = $1 and w.workflow_id = $4 order by w.version desc limit 1
          returning id, workflow_id, version, entity_id, state, input, output, error, cause, created_at, ended_at",
         tx.tenant().uuid(),
-        run.id.uuid(),
-        run.partition,
+        id.uuid(),
+        partition,
         run.workflow_id,
         run.entity_id,
         run.input,
@@ -64,18 +71,24 @@ pub(crate) async fn list(
     Ok(rows.fetch_all(tx).await?)
 }
 
-/// Asks the engine to cancel a run; one that has ended stays as it is.
-pub(crate) async fn update_cancel_reason(tx: &mut TenantTx, id: RunId, reason: &str) -> Result<(), Error> {
-    sqlx::query!(
-        "update workflow.runs set cancel_reason = $3, due_at = now()
-         where tenant_id = $1 and id = $2 and state = 'RUNNING' and cancel_reason is null",
+/// Adds a message to a run that has not ended, and makes the run due. False when there is none.
+pub(crate) async fn insert_message(tx: &mut TenantTx, id: RunId, message: &Kept) -> Result<bool, Error> {
+    let message_id = tenon_chassis::id::uuid_v7(tx.clock());
+    let added = sqlx::query!(
+        "with run as (
+             update workflow.runs set mail = mail + 1, due_at = now()
+             where tenant_id = $1 and id = $2 and ended_at is null returning partition)
+         insert into workflow.messages (tenant_id, run_id, id, partition, kind, token, name, payload)
+         select $1, $2, $3, run.partition, $4, $5, $6, $7::text::json from run",
         tx.tenant().uuid(),
         id.uuid(),
-        reason
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+        message_id,
+        message.kind,
+        message.token,
+        message.name.as_deref(),
+        message.payload.as_deref()
+    );
+    Ok(added.execute(tx).await?.rows_affected() > 0)
 }
 
 /// The oldest first, those after `after`.
@@ -85,14 +98,17 @@ pub(crate) async fn list_history(
     after: i64,
     limit: i64,
 ) -> Result<Vec<HistoryEvent>, Error> {
-    let rows = sqlx::query_as!(
-        HistoryEvent,
-        "select id, previous_id, type as kind, state, details, time from workflow.history
-         where tenant_id = $1 and run_id = $2 and id > $3 order by id limit $4",
+    // A row of history is a step with all its events: so many rows have at least so many events.
+    let rows = sqlx::query!(
+        "select first_id, time, events from workflow.history
+         where tenant_id = $1 and run_id = $2 and last_id > $3 order by first_id limit $4",
         tx.tenant().uuid(),
         id.uuid(),
         after,
         limit
     );
-    Ok(rows.fetch_all(tx).await?)
+    let steps = rows.fetch_all(tx).await?;
+    // Not in SQL: Postgres cannot take a JSON string apart that has a NUL in it.
+    let events = steps.into_iter().flat_map(|step| HistoryEvent::of_step(step.first_id, step.time, step.events));
+    Ok(events.filter(|event| event.id > after).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
 }

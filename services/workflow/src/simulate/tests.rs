@@ -28,7 +28,7 @@ fn details(report: &Value, id: usize) -> &Value {
     &report["events"][id - 1]["details"]
 }
 
-fn one(state: Value) -> Value {
+fn one(state: &Value) -> Value {
     json!({"StartAt": "S", "States": {"S": state, "After": {"Type": "Pass", "End": true}, }})
 }
 
@@ -173,7 +173,7 @@ fn failures_of_branches_are_told_as_step_functions_tells_them() {
     let send =
         json!({"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage", "Parameters": {"a": 1}, "End": true});
     let wait = json!({"Type": "Wait", "Seconds": 20, "End": true});
-    let mut parallel = one(json!({
+    let mut parallel = one(&json!({
         "Type": "Parallel",
         "Branches": [{"StartAt": "W", "States": {"W": wait}}, {"StartAt": "Send", "States": {"Send": send}}],
         "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "After", "ResultPath": "$.error"}],
@@ -229,7 +229,7 @@ fn a_failed_expression_has_an_event_for_each_attempt() {
     );
     // A Catch whose own Output fails goes on from where the state stood before it had failed.
     let fail = json!({"StartAt": "Boom", "States": {"Boom": {"Type": "Fail", "Error": "E"}}});
-    let parallel = one(json!({
+    let parallel = one(&json!({
         "QueryLanguage": "JSONata", "Type": "Parallel", "Branches": [fail],
         "Catch": [{"ErrorEquals": ["Other"], "Next": "After"},
                   {"ErrorEquals": ["States.ALL"], "Output": {"v": "{% $states.input.no %}"}, "Next": "After"}],
@@ -342,7 +342,7 @@ fn an_unmocked_task_fails_the_run_and_says_what_to_add() {
         "Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Next": "After",
         "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "After"}]
     });
-    let report = run(&one(task), json!({}));
+    let report = run(&one(&task), json!({}));
     assert_eq!(report["error"], "States.Runtime");
     assert!(report["cause"].as_str().unwrap().contains(r#"add {"S": [{"return": ...}]}"#), "{}", report["cause"]);
 }
@@ -395,7 +395,7 @@ fn undos_run_last_in_first_out_and_go_on_when_one_fails() {
             Some((kind, event["details"]["name"].as_str()?))
         })
         .collect();
-    let mut expected = vec![("Scheduled", "B"), ("Failed", "B")].repeat(5);
+    let mut expected = [("Scheduled", "B"), ("Failed", "B")].repeat(5);
     expected.extend([("Scheduled", "A"), ("Succeeded", "A")]);
     assert_eq!(told, expected);
     let first =

@@ -1,0 +1,90 @@
+//! Runs that no CreateRun asked for: those of schedules, hooks and events.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tenon_chassis::{TenantTx, telemetry};
+
+use crate::{
+    engine::Waker,
+    error::Error,
+    hooks,
+    runs::{
+        self,
+        mail::{self, Message},
+        model::{NewRun, RunId},
+    },
+};
+
+/// The meter of runs, as the policy of CreateRun names it.
+const METER: &str = "workflow_runs";
+
+/// Runs that one signal reaches.
+const SIGNALLED_MAX: i64 = 100;
+
+/// Starts runs inside of transactions.
+pub struct Starts {
+    partitions: i16,
+    waker: Arc<Waker>,
+}
+
+/// A run that is asked for.
+#[derive(Debug)]
+pub struct Start {
+    pub workflow_id: String,
+    pub input: Value,
+    pub created_by: String,
+    pub roles: Vec<String>,
+    /// What asks: `cron`, `webhook`, `event`.
+    pub trigger: &'static str,
+}
+
+impl Starts {
+    #[must_use]
+    pub fn new(partitions: i16, waker: Arc<Waker>) -> Self {
+        Self { partitions, waker }
+    }
+
+    /// Starts a run of the latest version with its event and its usage; call `wake` once the transaction is committed.
+    ///
+    /// # Errors
+    /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
+    pub async fn start(&self, tx: &mut TenantTx, start: Start) -> Result<RunId, Error> {
+        let id = RunId::new(tx.clock());
+        let partition = runs::model::partition(tx.tenant(), id, self.partitions);
+        let run = NewRun {
+            workflow_id: start.workflow_id,
+            entity_id: String::new(),
+            input: start.input,
+            created_by: start.created_by,
+            roles: start.roles,
+            traceparent: telemetry::traceparent(),
+        };
+        let run = runs::store::insert(tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
+        tx.emit(run.state.event(), format!("runs/{id}"), runs::rpc::created(&run));
+        tx.meter(METER, 1);
+        Ok(id)
+    }
+
+    /// Signals a run, `runs/run_...`, or all that are about something and have not ended; how many.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn signal(&self, tx: &mut TenantTx, run: &str, signal: &str, payload: &Value) -> Result<i32, Error> {
+        let runs = match runs::model::id_of(run) {
+            Some(run) => vec![run],
+            None => hooks::store::list_runs_about(tx, run, SIGNALLED_MAX).await?.into_iter().map(RunId::from).collect(),
+        };
+        let message = Message::Signal { name: signal.to_owned(), payload: payload.clone() };
+        let mut signalled = 0;
+        for run in runs {
+            signalled += i32::from(mail::send(tx, run, &message).await?);
+        }
+        Ok(signalled)
+    }
+
+    /// Tells the engine that there are runs.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+}

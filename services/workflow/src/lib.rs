@@ -11,6 +11,7 @@ pub mod json;
 pub mod runs;
 pub mod schedules;
 pub mod secrets;
+pub mod simulate;
 pub mod starts;
 pub mod tasks;
 pub mod workflows;

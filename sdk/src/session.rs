@@ -12,7 +12,7 @@ use tenon_proto::workflow::v1::{
 };
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -28,6 +28,9 @@ use crate::{
 const TICK: Duration = Duration::from_millis(500);
 /// When an answer that could not be taken just now is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a handler came to, with the token of its task.
+type Handled = (String, Result<Value, TaskError>);
 
 /// How a session ended.
 pub(crate) enum Ended {
@@ -54,8 +57,8 @@ pub(crate) struct Desk {
     concurrency: usize,
     drain: Duration,
     open: HashMap<String, Open>,
-    done: JoinSet<(String, Result<Value, TaskError>)>,
-    tokens: HashMap<tokio::task::Id, String>,
+    done: JoinSet<Handled>,
+    tokens: HashMap<Id, String>,
     stops_at: Option<Instant>,
 }
 
@@ -137,6 +140,7 @@ impl Desk {
                     break;
                 }
             }
+            let (next_send, stops) = (self.next_send(), self.is_stopping());
             tokio::select! {
                 heard = told.message() => match heard {
                     Ok(Some(heard)) => match heard.message {
@@ -152,8 +156,8 @@ impl Desk {
                 },
                 Some(done) = self.done.join_next_with_id() => self.finish(done),
                 _ = tick.tick() => {}
-                () = sleep_until(self.next_send()) => {}
-                () = stop.as_mut(), if !self.is_stopping() => self.stop(),
+                () = sleep_until(next_send) => {}
+                () = stop.as_mut(), if !stops => self.stop(),
             }
         }
     }
@@ -179,7 +183,7 @@ impl Desk {
     }
 
     /// A handler is through, or has panicked.
-    fn finish(&mut self, done: Result<(tokio::task::Id, (String, Result<Value, TaskError>)), tokio::task::JoinError>) {
+    fn finish(&mut self, done: Result<(Id, Handled), JoinError>) {
         let (token, result) = match done {
             Ok((id, (token, result))) => {
                 self.tokens.remove(&id);

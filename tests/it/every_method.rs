@@ -12,7 +12,7 @@ use tenon_proto::{
 };
 use tonic::Code::{self, FailedPrecondition, PermissionDenied, Unauthenticated};
 
-use crate::harness::{Answer, Backends, Endpoint, Forge, Headers, Mesh, Tenant, Wire, mesh_token};
+use crate::harness::{Answer, Backends, Endpoint, Forge, Headers, Mesh, Tenant, Wire, eventually, mesh_token};
 
 #[test]
 fn every_method_has_a_policy_and_a_route_unless_it_is_of_the_mesh() {
@@ -239,16 +239,40 @@ impl Stage {
         let states = json!({ "Nap": { "Type": "Wait", "Seconds": 86_400, "End": true } });
         let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Nap", "States": states });
         let workflow = made("/v1/workflows", json!({ "workflowId": "bravo-nap", "definition": definition })).await;
+        let schedule =
+            json!({ "scheduleId": "bravo-daily", "workflow": "bravo-nap", "cron": "0 0 1 1 *", "paused": true });
+        let schedule = made("/v1/schedules", schedule).await;
+        let targets = json!([{ "start": { "workflow": "bravo-nap" } }]);
+        let hook = made("/v1/hooks", json!({ "hookId": "bravo-hook", "scheme": "GITHUB", "targets": targets })).await;
+        let endpoint = json!({ "endpointId": "bravo-erp", "url": "https://bravo.test/in", "eventTypes": ["bravo.*"] });
+        let endpoint = made("/v1/endpoints", endpoint).await;
+        let delivery = made(&format!("/v1/{endpoint}:test"), json!({})).await;
         let run = json!({ "workflow": "bravo-nap", "entityId": "bravo-1", "input": { "for": "bravo" } });
         let run = made("/v1/runs", run).await;
         made("/v1/usage:ingest", json!({ "events": [{ "id": "bravo-1", "meter": "bravo_units" }] })).await;
+        let ask = json!({ "Ask": { "Type": "Task", "Resource": "approval:", "Arguments": { "title": "bravo" }, "End": true } });
+        let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Ask", "States": ask });
+        made("/v1/workflows", json!({ "workflowId": "bravo-ask", "definition": definition })).await;
+        made("/v1/runs", json!({ "workflow": "bravo-ask" })).await;
+        let approval = eventually("bravo is asked", || async {
+            let (_, page) = mesh.get("/v1/approvals", &bravo.token).await;
+            page["approvals"][0]["name"].as_str().map(str::to_owned)
+        })
+        .await;
         let secret = made("/v1/secrets", json!({ "secretId": "bravo", "value": "the value of bravo" })).await;
         let resources = BTreeMap::from([
             ("secrets/*", secret),
+            ("approvals/*", approval),
             ("tenants/*", bravo.name.clone()),
             ("users/*", user),
             ("workflows/*", workflow),
             ("runs/*", run),
+            ("schedules/*", schedule),
+            ("hooks/*", hook),
+            ("endpoints/*", endpoint),
+            ("endpoints/*/deliveries/*", delivery),
+            // The tenant and the hook in the path of a delivery: nobody's.
+            ("*", "nobody".to_owned()),
         ]);
         Self { wire: Wire::new(), mesh, alpha, bravo, bravos, resources }
     }

@@ -5,6 +5,7 @@
 mod harness;
 
 mod activities;
+mod approvals;
 mod bad_input;
 mod bad_values;
 mod cancelled;
@@ -23,4 +24,6 @@ mod readme;
 mod runs;
 mod serve;
 mod tidy;
+mod triggers;
 mod walk;
+mod workers;

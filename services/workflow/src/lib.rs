@@ -1,9 +1,11 @@
 //! Workflows: templates in Amazon States Language, and the durable runs that execute them.
 
 pub mod activities;
+pub mod approvals;
 pub mod asl;
 pub mod cel;
 pub mod config;
+pub mod endpoints;
 pub mod engine;
 pub mod error;
 pub mod hooks;
@@ -11,6 +13,7 @@ pub mod json;
 pub mod runs;
 pub mod schedules;
 pub mod secrets;
+pub mod simulate;
 pub mod starts;
 pub mod tasks;
 pub mod workflows;
@@ -23,6 +26,8 @@ use tenon_chassis::{
 };
 use tenon_proto::workflow::v1::{
     activity_service_server::{ActivityServiceServer, SERVICE_NAME as ACTIVITIES},
+    approval_service_server::{ApprovalServiceServer, SERVICE_NAME as APPROVALS},
+    endpoint_service_server::{EndpointServiceServer, SERVICE_NAME as ENDPOINTS},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
@@ -46,21 +51,30 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
     let activities = activities::Activities::new(mesh.clone(), db.clone(), waker.clone());
+    let approvals = approvals::Approvals::new(mesh.clone(), db.clone(), waker.clone(), config);
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
-    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts);
+    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts.clone());
+    let endpoints = endpoints::Endpoints::new(mesh.clone(), db.clone(), config);
+    let (consumer, deliverer) = (endpoints.consumer(starts), endpoints.deliver());
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
+        .add_service(EndpointServiceServer::new(endpoints))
         .add_service(ActivityServiceServer::new(activities.clone()))
+        .add_service(ApprovalServiceServer::new(approvals.clone()))
         .add_service(SecretServiceServer::new(secrets));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, ACTIVITIES, SECRETS]).await?;
-    let engine = engine::Engine::new(mesh, db, config.clone(), waker);
+    let names = vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, ENDPOINTS, ACTIVITIES, APPROVALS, SECRETS];
+    let server = Server::bind(mesh, NAME, routes, names).await?;
+    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(activities.run(mesh.stop.clone()));
+    mesh.tasks.spawn(approvals.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
+    mesh.tasks.spawn(deliverer);
+    mesh.tasks.spawn(mesh.bus.clone().consume(db, consumer, mesh.stop.clone()));
     Ok(server)
 }

@@ -214,7 +214,7 @@ impl Active {
         match message {
             Message::TaskDone { token, result } => self.advance(Input::TaskDone { token, result }, now, taken),
             Message::TaskFailed { token, failure } => self.advance(Input::TaskFailed { token, failure }, now, taken),
-            Message::Heartbeat { .. } => {}
+            Message::Heartbeat { token } => self.advance(Input::TaskHeartbeat { token }, now, taken),
             Message::Signal { name, payload } => {
                 let token = waits(&self.execution)
                     .find(|(_, wait)| wait.kind == "signal" && wait.name == name)
@@ -223,9 +223,13 @@ impl Active {
                     self.advance(Input::TaskDone { token, result: payload }, now, taken);
                 }
             }
-            Message::Cancel { reason } | Message::Terminate { reason } => {
+            Message::Cancel { reason } => {
                 self.hold = None;
                 self.advance(Input::Cancel { cause: reason }, now, taken);
+            }
+            Message::Terminate { reason } => {
+                self.hold = None;
+                self.advance(Input::Terminate { cause: reason }, now, taken);
             }
             Message::Pause { by } => self.hold = Some(Hold(by)),
             Message::Resume => taken.resumed |= self.hold.take().is_some(),
@@ -237,7 +241,7 @@ impl Active {
         let outstanding = self.execution.outstanding();
         let mut open = BTreeMap::new();
         for command in outstanding {
-            let Command::CallTask { token, resource, arguments, timeout_seconds } = command else { continue };
+            let Command::CallTask { token, resource, arguments, timeout_seconds, .. } = command else { continue };
             let Family::Wait { kind, name } = tasks::family(&resource) else { continue };
             let wait = Wait { kind, name };
             if !self.waits.contains_key(&token) {
@@ -286,7 +290,11 @@ fn answer(input: Input) -> Option<Message> {
     match input {
         Input::TaskDone { token, result } => Some(Message::TaskDone { token, result }),
         Input::TaskFailed { token, failure } => Some(Message::TaskFailed { token, failure }),
-        Input::Started | Input::TimerFired { .. } | Input::Cancel { .. } => None,
+        Input::Started
+        | Input::TaskHeartbeat { .. }
+        | Input::TimerFired { .. }
+        | Input::Cancel { .. }
+        | Input::Terminate { .. } => None,
     }
 }
 

@@ -108,7 +108,7 @@ impl Engine {
                 match asl::parse(&definition, &|_, _| Vec::new()) {
                     Ok(machine) => self.machines.insert(name, machine.into()),
                     Err(faults) => {
-                        tracing::error!(workflow.id = workflow_id, ?faults, "a published definition is not valid")
+                        tracing::error!(workflow.id = workflow_id, ?faults, "a published definition is not valid");
                     }
                 }
             }

@@ -4,6 +4,7 @@
 mod active;
 pub(crate) mod births;
 mod change;
+mod family;
 mod lease;
 mod load;
 mod step;
@@ -21,7 +22,6 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use moka::sync::Cache;
 use tenon_chassis::{Db, Mesh, TenantId, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot},
@@ -32,10 +32,13 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    asl::{Input, Machine},
+    asl::Input,
     config::Config,
     error::Error,
-    runs::model::{NewRun, Run, RunId},
+    runs::{
+        model::{NewRun, Run, RunId},
+        template::Templates,
+    },
     tasks::Tasks,
 };
 use active::{Active, Key, Work};
@@ -54,8 +57,6 @@ const BATCH: usize = 500;
 const BIRTHS: usize = 2_000;
 /// Changes of runs that a listener may lag behind.
 const CHANGES: usize = 4_096;
-/// Definitions in memory.
-const MACHINES: u64 = 2_000;
 
 /// Tells engines that there is something to do: the one in this process at once, the others by the database.
 pub struct Waker {
@@ -124,7 +125,7 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
-    machines: Cache<(Uuid, String, i32), Arc<Machine>>,
+    templates: Templates,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     births: mpsc::Receiver<Birth>,
     calls: TaskTracker,
@@ -134,7 +135,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that owns nothing yet.
     #[must_use]
-    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Self {
+    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>, templates: Templates) -> Self {
         let tasks = Arc::new(Tasks::new(mesh.clone(), config.workflow_calls));
         let cradle = waker.cradle.lock().expect("no holder panics").take();
         // Set again before any work is done.
@@ -151,7 +152,7 @@ impl Engine {
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
-            machines: Cache::new(MACHINES),
+            templates,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -6,6 +6,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod json;
+pub mod pauses;
 pub mod runs;
 pub mod schedules;
 pub mod starts;
@@ -19,6 +20,7 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    pause_service_server::{PauseServiceServer, SERVICE_NAME as PAUSES},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
     workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
@@ -37,16 +39,19 @@ pub const NAME: &str = "workflow";
 pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let db = open_db(mesh, NAME, &config.workflow_db_password, |_| Vec::new())?;
     let waker = Arc::new(engine::Waker::new(db.clone()));
-    let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
+    let starter = runs::start::Starter::new(config.workflow_partitions, config.workflow_keys_days);
+    let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
+    let pauses = pauses::Pauses::new(db.clone(), waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
-    let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
+    let starts = Arc::new(starts::Starts::new(starter.clone(), waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts);
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
+        .add_service(PauseServiceServer::new(pauses))
         .add_service(ScheduleServiceServer::new(schedules));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES]).await?;
-    let engine = engine::Engine::new(mesh, db, config.clone(), waker);
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES]).await?;
+    let engine = engine::Engine::new(mesh, db, config.clone(), waker, starter.templates);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     Ok(server)

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tenon_chassis::{TenantTx, telemetry};
 
 use crate::{
     engine::Waker,
     error::Error,
     runs::{
-        self,
-        model::{NewRun, RunId},
+        model::{NewRun, RunId, Trigger},
+        start::{Started, Starter},
     },
 };
 
@@ -19,7 +19,7 @@ const METER: &str = "workflow_runs";
 
 /// Starts runs inside of transactions.
 pub struct Starts {
-    partitions: i16,
+    starter: Starter,
     waker: Arc<Waker>,
 }
 
@@ -30,12 +30,13 @@ pub struct Start {
     pub input: Value,
     pub created_by: String,
     pub roles: Vec<String>,
+    pub trigger: Trigger,
 }
 
 impl Starts {
     #[must_use]
-    pub fn new(partitions: i16, waker: Arc<Waker>) -> Self {
-        Self { partitions, waker }
+    pub fn new(starter: Starter, waker: Arc<Waker>) -> Self {
+        Self { starter, waker }
     }
 
     /// Starts a run of the latest version with its event and its usage; call `wake` once the transaction is committed.
@@ -43,8 +44,6 @@ impl Starts {
     /// # Errors
     /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
     pub async fn start(&self, tx: &mut TenantTx, start: Start) -> Result<RunId, Error> {
-        let id = RunId::new(tx.clock());
-        let partition = runs::model::partition(tx.tenant(), id, self.partitions);
         let run = NewRun {
             workflow_id: start.workflow_id,
             entity_id: String::new(),
@@ -52,11 +51,19 @@ impl Starts {
             created_by: start.created_by,
             roles: start.roles,
             traceparent: telemetry::traceparent(),
+            trigger: start.trigger,
+            attributes: Map::new(),
+            concurrency: None,
+            idempotency_key: None,
+            parent: None,
         };
-        let run = runs::store::insert(tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
-        tx.emit(run.state.event(), format!("runs/{id}"), runs::rpc::created(&run));
-        tx.meter(METER, 1);
-        Ok(id)
+        match self.starter.start(tx, run).await? {
+            Started::New(run) => {
+                tx.meter(METER, 1);
+                Ok(run.id)
+            }
+            Started::Same(run) => Ok(run.id),
+        }
     }
 
     /// Tells the engine that there are runs.

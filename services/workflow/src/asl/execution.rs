@@ -17,10 +17,27 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     Started,
-    TaskDone { token: u64, result: Value },
-    TaskFailed { token: u64, failure: Failure },
-    TimerFired { token: u64 },
-    Cancel { cause: String },
+    TaskDone {
+        token: u64,
+        result: Value,
+    },
+    TaskFailed {
+        token: u64,
+        failure: Failure,
+    },
+    TimerFired {
+        token: u64,
+    },
+    /// Stop, after undoing what has an undo.
+    Cancel {
+        cause: String,
+    },
+    /// Stop at once.
+    Terminate {
+        cause: String,
+    },
+    /// Go on after a failure, from the state that failed and with its input.
+    Retry,
 }
 
 /// What must happen outside, once the step is on disk.
@@ -80,6 +97,9 @@ pub struct Execution {
     root: Flow,
     deadline: Option<Timer>,
     outcome: Option<Outcome>,
+    /// How long it may take at most, whatever the definition says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<u32>,
 }
 
 /// A timer that is running.
@@ -163,6 +183,15 @@ impl Flow {
         }
     }
 
+    fn is_retry(&self, asked: u64) -> bool {
+        match &self.waiting {
+            Waiting::Retry(timer) => timer.token == asked,
+            Waiting::Parallel { branches } => branches.iter().any(|branch| branch.is_retry(asked)),
+            Waiting::Map(iterations) => iterations.running.values().any(|flow| flow.is_retry(asked)),
+            _ => false,
+        }
+    }
+
     fn outstanding(&self, commands: &mut Vec<Command>) {
         match &self.waiting {
             Waiting::Ready | Waiting::Done { .. } => {}
@@ -195,7 +224,14 @@ impl Execution {
         let root = Flow::new(&machine.scope.start_at, input.clone(), 0, started_at);
         let (id, workflow) = (id.to_owned(), workflow.to_owned());
         let head = Head { id, workflow, input, started_at, seed, last_event: 0, last_token: 0 };
-        Self { head, root, deadline: None, outcome: None }
+        Self { head, root, deadline: None, outcome: None, timeout_seconds: None }
+    }
+
+    /// Bounds the time that the execution may take, beside what its definition says.
+    #[must_use]
+    pub fn within(mut self, timeout_seconds: Option<u32>) -> Self {
+        self.timeout_seconds = timeout_seconds;
+        self
     }
 
     /// Reads an execution back. Its input is kept beside the state and not in it.
@@ -219,6 +255,12 @@ impl Execution {
         commands
     }
 
+    /// Whether a timer is the pause before a retry.
+    #[must_use]
+    pub fn is_retry(&self, token: u64) -> bool {
+        self.root.is_retry(token)
+    }
+
     /// How it ended, once it has.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
@@ -227,20 +269,28 @@ impl Execution {
 
     /// Takes one input and goes on until everything waits again. An answer that nothing waits for leads to nothing.
     pub fn advance(&mut self, machine: &Machine, input: Input, now: DateTime<Utc>) -> Step {
-        if self.outcome.is_some() {
+        let failed = matches!(self.outcome, Some(Outcome::Failed(_) | Outcome::TimedOut(_)));
+        if self.outcome.is_some() && !(failed && input == Input::Retry) {
             return Step::default();
         }
+        let limit = machine.timeout_seconds.into_iter().chain(self.timeout_seconds).min();
         let mut interpreter = Interpreter::new(&mut self.head, now);
         let outcome = match input {
             Input::Started => {
                 let details = json!({"input": interpreter.head.input});
                 self.root.last_event = interpreter.emit(0, "ExecutionStarted", "", details);
-                self.deadline = machine
-                    .timeout_seconds
-                    .map(|seconds| interpreter.start_timer(now + TimeDelta::seconds(i64::from(seconds))));
+                self.deadline =
+                    limit.map(|seconds| interpreter.start_timer(now + TimeDelta::seconds(i64::from(seconds))));
                 ended(interpreter.run(&machine.scope, &mut self.root, None))
             }
-            Input::Cancel { cause } => Some(Outcome::Cancelled { cause }),
+            // A failed execution is at the state that failed, with its input and its variables.
+            Input::Retry if failed => {
+                self.root.last_event = interpreter.emit(self.root.last_event, "ExecutionRedriven", "", json!({}));
+                self.deadline =
+                    limit.map(|seconds| interpreter.start_timer(now + TimeDelta::seconds(i64::from(seconds))));
+                ended(interpreter.run(&machine.scope, &mut self.root, None))
+            }
+            Input::Cancel { cause } | Input::Terminate { cause } => Some(Outcome::Cancelled { cause }),
             Input::TimerFired { token } if self.deadline.is_some_and(|timer| timer.token == token) => {
                 let cause = "the execution took longer than its TimeoutSeconds";
                 Some(Outcome::TimedOut(Failure::new(Failure::TIMEOUT, cause)))

@@ -15,6 +15,7 @@ use crate::{
     runs::{
         mail::{Letter, Message},
         model::RunId,
+        template::Template,
     },
     tasks::{self, Family},
 };
@@ -37,8 +38,16 @@ pub(super) struct About {
     pub(super) workflow_id: String,
     pub(super) version: i32,
     pub(super) entity_id: String,
+    pub(super) created_by: String,
     pub(super) roles: Vec<String>,
     pub(super) traceparent: Option<String>,
+    pub(super) concurrency_key: Option<String>,
+    /// The run that started it, and the wait that its end answers.
+    pub(super) parent: Option<(RunId, Option<i64>)>,
+    /// Runs above it.
+    pub(super) depth: i16,
+    /// Days that it is kept after its end.
+    pub(super) retention_days: u32,
 }
 
 impl About {
@@ -62,6 +71,13 @@ pub(super) enum Work {
 /// Who holds a run back, as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hold(pub(crate) String);
+
+impl Hold {
+    /// Whether it is no run's own: a pause of a workflow or a tenant, or the tenant's standing.
+    pub(crate) fn is_wide(&self) -> bool {
+        matches!(self.0.as_str(), "workflow" | "tenant" | "standing")
+    }
+}
 
 /// Something that a run waits for and that is answered from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +132,8 @@ pub(super) struct Active {
     pub(super) queued: bool,
     /// Whether its first step is still to come.
     pub(super) fresh: bool,
+    /// Whether it may have started runs that have not ended.
+    pub(super) has_children: bool,
 }
 
 /// What came of some work.
@@ -132,6 +150,12 @@ pub(super) struct Taken {
     pub(super) opened: Vec<Opened>,
     /// Tokens of waits that are over.
     pub(super) closed: Vec<u64>,
+    /// Those of them that were for another run.
+    pub(super) orphaned: Vec<u64>,
+    /// Whether there may be runs that it has started.
+    pub(super) has_children: bool,
+    /// Whether it was paused or resumed.
+    pub(super) rehold: bool,
     /// Whether there is something to write.
     pub(super) changed: bool,
     /// Whether everything outstanding must be asked for: it was held back, and goes on.
@@ -145,6 +169,23 @@ impl Drop for Active {
 }
 
 impl Active {
+    /// A run before its first step.
+    pub(super) fn fresh(about: Arc<About>, template: &Template, execution: Execution, hold: Option<Hold>) -> Self {
+        Self {
+            about,
+            machine: template.machine.clone(),
+            execution,
+            calls: HashMap::new(),
+            waits: BTreeMap::new(),
+            letters: BTreeMap::new(),
+            mail: 0,
+            hold,
+            queued: false,
+            fresh: true,
+            has_children: false,
+        }
+    }
+
     /// Takes what came in, and goes on until everything waits again.
     pub(super) fn take(&mut self, work: Vec<Work>, now: DateTime<Utc>) -> Taken {
         let mut taken = Taken::default();
@@ -203,6 +244,7 @@ impl Active {
             if has_signals { waits(&self.execution).map(|(_, wait)| wait).collect() } else { vec![] };
         let first = self.letters.values().find(|letter| match &letter.message {
             Message::Cancel { .. } | Message::Terminate { .. } | Message::Pause { .. } | Message::Resume => true,
+            Message::Retry => !held,
             Message::Signal { name, .. } => awaited.iter().any(|wait| wait.kind == "signal" && wait.name == *name),
             Message::TaskDone { .. } | Message::TaskFailed { .. } | Message::Heartbeat { .. } => !held,
         });
@@ -223,13 +265,32 @@ impl Active {
                     self.advance(Input::TaskDone { token, result: payload }, now, taken);
                 }
             }
-            Message::Cancel { reason } | Message::Terminate { reason } => {
-                self.hold = None;
+            Message::Cancel { reason } => {
+                self.release();
                 self.advance(Input::Cancel { cause: reason }, now, taken);
             }
-            Message::Pause { by } => self.hold = Some(Hold(by)),
-            Message::Resume => taken.resumed |= self.hold.take().is_some(),
+            Message::Terminate { reason } => {
+                self.release();
+                self.advance(Input::Terminate { cause: reason }, now, taken);
+            }
+            Message::Retry => self.advance(Input::Retry, now, taken),
+            Message::Pause { by } => {
+                self.hold = Some(Hold(by));
+                taken.rehold = true;
+            }
+            Message::Resume => {
+                // A pause of the workflow or the tenant is not the run's to end.
+                if self.hold.as_ref().is_some_and(|hold| !hold.is_wide()) {
+                    self.hold = None;
+                    (taken.rehold, taken.resumed) = (true, true);
+                }
+            }
         }
+    }
+
+    /// Lets go of what holds it back: it is about to end.
+    fn release(&mut self) {
+        (self.hold, self.queued, self.fresh) = (None, false, false);
     }
 
     /// Compares what is outstanding with what was before.
@@ -246,7 +307,12 @@ impl Active {
             }
             open.insert(token, wait);
         }
-        taken.closed.extend(self.waits.keys().filter(|token| !open.contains_key(token)));
+        for (token, wait) in self.waits.iter().filter(|(token, _)| !open.contains_key(token)) {
+            taken.closed.push(*token);
+            taken.orphaned.extend((wait.kind == "workflow").then_some(*token));
+        }
+        self.has_children |= taken.opened.iter().any(|opened| opened.wait.kind == "workflow");
+        taken.has_children = self.has_children;
         self.waits = open;
     }
 
@@ -286,7 +352,7 @@ fn answer(input: Input) -> Option<Message> {
     match input {
         Input::TaskDone { token, result } => Some(Message::TaskDone { token, result }),
         Input::TaskFailed { token, failure } => Some(Message::TaskFailed { token, failure }),
-        Input::Started | Input::TimerFired { .. } | Input::Cancel { .. } => None,
+        _ => None,
     }
 }
 

@@ -123,6 +123,7 @@ impl Engine {
         let (new, old): (Vec<&Advanced>, Vec<&Advanced>) = kept.iter().partition(|step| step.newborn.is_some());
         if !kept.is_empty() {
             births::insert_runs(&mut tx, &new).await?;
+            births::insert_attributes(&mut tx, &new).await?;
             let mailed = store::update_runs(&mut tx, &old).await?;
             store::insert_history(&mut tx, &kept).await?;
             store::insert_tasks(&mut tx, &kept).await?;
@@ -133,6 +134,7 @@ impl Engine {
                 store::delete_mailboxes(&mut tx, &mailed).await?;
             }
             let mut events = Newborn::events(&new, self.db.clock());
+            events.extend(self.relate(&mut tx, &kept).await?);
             events.extend(kept.iter().filter_map(|step| step.event.clone()));
             tx.emit(&events).await?;
         }
@@ -142,6 +144,9 @@ impl Engine {
 
     fn written(&mut self, batch: Vec<Advanced>, lost: &[i16]) {
         self.lose(lost);
+        if batch.iter().any(Advanced::touches_others) {
+            self.waker.wake();
+        }
         for mut step in batch {
             let newborn = step.newborn.take();
             if lost.contains(&step.about.partition) {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    runs::model::Trigger,
     starts::{Start, Starts},
 };
 
@@ -110,6 +111,7 @@ impl Ticker {
             input: model::input_at(&schedule.input, &schedule.schedule_id, at),
             created_by: schedule.created_by.clone(),
             roles: schedule.roles.clone(),
+            trigger: Trigger::Cron,
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),

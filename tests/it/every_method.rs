@@ -235,6 +235,11 @@ impl Stage {
         let states = json!({ "Nap": { "Type": "Wait", "Seconds": 86_400, "End": true } });
         let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Nap", "States": states });
         let workflow = made("/v1/workflows", json!({ "workflowId": "bravo-nap", "definition": definition })).await;
+        let schedule =
+            json!({ "scheduleId": "bravo-daily", "workflow": "bravo-nap", "cron": "0 0 1 1 *", "paused": true });
+        let schedule = made("/v1/schedules", schedule).await;
+        let targets = json!([{ "start": { "workflow": "bravo-nap" } }]);
+        let hook = made("/v1/hooks", json!({ "hookId": "bravo-hook", "scheme": "GITHUB", "targets": targets })).await;
         let run = json!({ "workflow": "bravo-nap", "entityId": "bravo-1", "input": { "for": "bravo" } });
         let run = made("/v1/runs", run).await;
         made("/v1/usage:ingest", json!({ "events": [{ "id": "bravo-1", "meter": "bravo_units" }] })).await;
@@ -243,6 +248,10 @@ impl Stage {
             ("users/*", user),
             ("workflows/*", workflow),
             ("runs/*", run),
+            ("schedules/*", schedule),
+            ("hooks/*", hook),
+            // The tenant and the hook in the path of a delivery: nobody's.
+            ("*", "nobody".to_owned()),
         ]);
         Self { wire: Wire::new(), mesh, alpha, bravo, bravos, resources }
     }

@@ -21,4 +21,5 @@ mod readme;
 mod runs;
 mod serve;
 mod tidy;
+mod triggers;
 mod walk;

@@ -3,6 +3,8 @@
 use clap::Args;
 use tenon_chassis::secret::Secret;
 
+use crate::tasks::Networks;
+
 /// What the workflow service is told beside the settings of the mesh.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Workflow")]
@@ -32,4 +34,16 @@ pub struct Config {
     /// Days that the idempotency key of a start is remembered
     #[arg(long, env = "TENON_WORKFLOW_KEYS_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub workflow_keys_days: u32,
+    /// Networks that http:invoke, llm:chat and webhooks may reach beside public addresses: 10.0.0.0/8,fd00::/8
+    #[arg(long, env = "TENON_WORKFLOW_HTTP_ALLOW_CIDRS", default_value = "")]
+    pub workflow_http_allow_cidrs: Networks,
+    /// The mail server: smtps://user:password@host:465, smtp://host:587?tls=required; without it no mail is sent
+    #[arg(long, env = "TENON_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<Secret>,
+    /// The address that mail comes from: Acme <no-reply@acme.test>
+    #[arg(long, env = "TENON_SMTP_FROM")]
+    pub smtp_from: Option<String>,
+    /// Where people reach the edge, for links in mail: https://acme.example
+    #[arg(long, env = "TENON_PUBLIC_URL", default_value = "http://localhost:9080")]
+    pub public_url: String,
 }

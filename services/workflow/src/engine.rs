@@ -136,7 +136,7 @@ impl Engine {
     /// An engine that owns nothing yet.
     #[must_use]
     pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>, templates: Templates) -> Self {
-        let tasks = Arc::new(Tasks::new(mesh.clone(), config.workflow_calls));
+        let tasks = Arc::new(Tasks::new(mesh.clone(), db.clone(), &config));
         let cradle = waker.cradle.lock().expect("no holder panics").take();
         // Set again before any work is done.
         let time = Time::new(db.clock().now(), db.clock().clone());

@@ -12,6 +12,22 @@ pub enum Error {
     WorkflowNotFound,
     #[error("there is no such run")]
     RunNotFound,
+    #[error("there is no such secret")]
+    SecretNotFound,
+    #[error("there is a secret of this name already")]
+    SecretExists,
+    #[error("a tenant can have 1,000 secrets at most")]
+    TooManySecrets,
+    #[error("the task is not this attempt's any more: it was answered, timed out, was cancelled or taken over")]
+    AttemptOver,
+    #[error("the tenant has 100 streams of workers in this process already")]
+    TooManyStreams,
+    #[error("nothing waits for this decision, or no longer")]
+    ApprovalNotFound,
+    #[error("it is for others to decide this")]
+    NotAnApprover,
+    #[error("this link is not one of ours, is expired or was used")]
+    ApprovalLinkInvalid,
     #[error("more runs wait to be started than this engine takes; try again in a moment")]
     EngineBusy,
     #[error("more runs with this concurrency key wait for their turn than are kept; try again later")]
@@ -32,6 +48,12 @@ pub enum Error {
     ScheduleExists,
     #[error("the schedule belongs to a trigger of its workflow; publish a version with another one")]
     ScheduleManaged,
+    #[error("there is no such hook")]
+    HookNotFound,
+    #[error("there is a hook with this id already")]
+    HookExists,
+    #[error("a trigger of a workflow names the hook; publish a version without it first")]
+    HookInUse,
     /// With pointers that begin at the request: `definition/States/A`.
     #[error("the workflow has {} faults", .0.len())]
     InvalidDefinition(Vec<asl::Fault>),
@@ -77,6 +99,14 @@ impl From<Error> for Status {
         match error {
             Error::WorkflowNotFound => Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", text).into(),
             Error::RunNotFound => Fault::new(Code::NotFound, "RUN_NOT_FOUND", text).into(),
+            Error::SecretNotFound => Fault::new(Code::NotFound, "SECRET_NOT_FOUND", text).into(),
+            Error::SecretExists => Fault::new(Code::AlreadyExists, "SECRET_EXISTS", text).into(),
+            Error::TooManySecrets => Fault::new(Code::ResourceExhausted, "TOO_MANY_SECRETS", text).into(),
+            Error::AttemptOver => Fault::new(Code::FailedPrecondition, "ATTEMPT_OVER", text).into(),
+            Error::TooManyStreams => Fault::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", text).into(),
+            Error::ApprovalNotFound => Fault::new(Code::NotFound, "APPROVAL_NOT_FOUND", text).into(),
+            Error::NotAnApprover => Fault::new(Code::PermissionDenied, "NOT_AN_APPROVER", text).into(),
+            Error::ApprovalLinkInvalid => Fault::new(Code::NotFound, "APPROVAL_LINK_INVALID", text).into(),
             Error::EngineBusy => {
                 let fault = Fault::new(Code::ResourceExhausted, "ENGINE_BUSY", text);
                 fault.retry_after(std::time::Duration::from_secs(1)).into()
@@ -93,6 +123,9 @@ impl From<Error> for Status {
             Error::ScheduleNotFound => Fault::new(Code::NotFound, "SCHEDULE_NOT_FOUND", text).into(),
             Error::ScheduleExists => Fault::new(Code::AlreadyExists, "SCHEDULE_EXISTS", text).into(),
             Error::ScheduleManaged => Fault::new(Code::FailedPrecondition, "SCHEDULE_MANAGED", text).into(),
+            Error::HookNotFound => Fault::new(Code::NotFound, "HOOK_NOT_FOUND", text).into(),
+            Error::HookExists => Fault::new(Code::AlreadyExists, "HOOK_EXISTS", text).into(),
+            Error::HookInUse => Fault::new(Code::FailedPrecondition, "HOOK_IN_USE", text).into(),
             Error::InvalidDefinition(faults) => {
                 let first = faults.first().map(|fault| format!(": {} {}", fault.pointer, fault.reason));
                 let message = format!("the workflow is not valid{}", first.unwrap_or_default());

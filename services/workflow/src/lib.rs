@@ -5,10 +5,12 @@ pub mod cel;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod hooks;
 pub mod json;
 pub mod pauses;
 pub mod runs;
 pub mod schedules;
+pub mod secrets;
 pub mod starts;
 pub mod tasks;
 pub mod workflows;
@@ -20,9 +22,11 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     pause_service_server::{PauseServiceServer, SERVICE_NAME as PAUSES},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
+    secret_service_server::{SERVICE_NAME as SECRETS, SecretServiceServer},
     workflow_service_server::{SERVICE_NAME as WORKFLOWS, WorkflowServiceServer},
 };
 use tonic::service::Routes;
@@ -43,14 +47,18 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
     let pauses = pauses::Pauses::new(db.clone(), waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(starter.clone(), waker.clone()));
-    let schedules = schedules::Schedules::new(db.clone(), starts);
+    let schedules = schedules::Schedules::new(db.clone(), starts.clone());
+    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts);
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
         .add_service(PauseServiceServer::new(pauses))
-        .add_service(ScheduleServiceServer::new(schedules));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES]).await?;
+        .add_service(ScheduleServiceServer::new(schedules))
+        .add_service(HookServiceServer::new(hooks))
+        .add_service(SecretServiceServer::new(secrets));
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, SECRETS]).await?;
     let engine = engine::Engine::new(mesh, db, config.clone(), waker, starter.templates);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);

@@ -8,14 +8,19 @@ use tenon_chassis::{TenantTx, telemetry};
 use crate::{
     engine::Waker,
     error::Error,
+    hooks,
     runs::{
-        model::{NewRun, RunId, Trigger},
+        mail::{self, Message},
+        model::{self, NewRun, RunId, Trigger},
         start::{Started, Starter},
     },
 };
 
 /// The meter of runs, as the policy of CreateRun names it.
 const METER: &str = "workflow_runs";
+
+/// Runs that one signal reaches.
+const SIGNALLED_MAX: i64 = 100;
 
 /// Starts runs inside of transactions.
 pub struct Starts {
@@ -30,6 +35,7 @@ pub struct Start {
     pub input: Value,
     pub created_by: String,
     pub roles: Vec<String>,
+    /// What asks.
     pub trigger: Trigger,
 }
 
@@ -64,6 +70,23 @@ impl Starts {
             }
             Started::Same(run) => Ok(run.id),
         }
+    }
+
+    /// Signals a run, `runs/run_...`, or all that are about something and have not ended; how many.
+    ///
+    /// # Errors
+    /// When the database does not take it.
+    pub async fn signal(&self, tx: &mut TenantTx, run: &str, signal: &str, payload: &Value) -> Result<i32, Error> {
+        let runs = match model::id_of(run) {
+            Some(run) => vec![run],
+            None => hooks::store::list_runs_about(tx, run, SIGNALLED_MAX).await?.into_iter().map(RunId::from).collect(),
+        };
+        let message = Message::Signal { name: signal.to_owned(), payload: payload.clone() };
+        let mut signalled = 0;
+        for run in runs {
+            signalled += i32::from(mail::send(tx, run, &message).await?);
+        }
+        Ok(signalled)
     }
 
     /// Tells the engine that there are runs.

@@ -91,15 +91,14 @@ impl ScheduleService for Schedules {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = id_of(&request.name)?;
-        let missing = |field: &str| Fault::invalid(field, "is missing");
-        let from = time("start_time", request.start_time.ok_or_else(|| missing("start_time"))?)?;
-        let to = time("end_time", request.end_time.ok_or_else(|| missing("end_time"))?)?;
-        if from > to || to > self.db.clock().now() {
-            return Err(Fault::invalid("end_time", "must come after start_time and have gone by").into());
-        }
 
         let mut tx = self.db.begin(&caller).await?;
         let schedule = store::get(&mut tx, id).await?.ok_or(Error::ScheduleNotFound)?;
+        let given = |field: &str, at: Option<_>| time(field, at.ok_or_else(|| Fault::invalid(field, "is missing"))?);
+        let (from, to) = (given("start_time", request.start_time)?, given("end_time", request.end_time)?);
+        if from > to || to > tx.clock().now() {
+            return Err(Fault::invalid("end_time", "must come after start_time and have gone by").into());
+        }
         let times = schedule.timetable().between(from, to)?;
         let mut runs = Vec::with_capacity(times.len());
         for at in times {

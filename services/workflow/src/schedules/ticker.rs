@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::FutureExt;
 use tenon_chassis::{Caller, Db, Mesh, TenantId, TenantTx, telemetry};
 use tokio::sync::Notify;
 use tracing::Instrument;
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    hooks,
     runs::model::Trigger,
     starts::{Start, Starts},
 };
@@ -27,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 /// When a schedule of a tenant that may not work just now is looked at again.
 const PARKED: TimeDelta = TimeDelta::seconds(60);
+/// How often old deliveries are forgotten, and how many in one transaction.
+const CHORES_EVERY: Duration = Duration::from_secs(60);
+const FORGOTTEN_AT_ONCE: i64 = 5_000;
 /// The method whose rights runs need.
 const CREATE_RUN: &str = "/tenon.workflow.v1.RunService/CreateRun";
 
@@ -39,7 +44,13 @@ struct Ticker {
 pub(super) async fn run(mesh: Mesh, db: Db, starts: Arc<Starts>, changed: Arc<Notify>) {
     let stop = mesh.stop.clone();
     let ticker = Ticker { mesh, db, starts };
+    let mut chores = tokio::time::interval(CHORES_EVERY);
     while !stop.is_cancelled() {
+        if chores.tick().now_or_never().is_some()
+            && let Err(error) = ticker.chores().instrument(telemetry::quiet()).await
+        {
+            tracing::warn!(error = ?error, "old deliveries were not forgotten; it is tried again");
+        }
         let pause = match ticker.tick().instrument(telemetry::quiet()).await {
             Ok(pause) => pause,
             Err(error) => {
@@ -53,6 +64,18 @@ pub(super) async fn run(mesh: Mesh, db: Db, starts: Arc<Starts>, changed: Arc<No
 }
 
 impl Ticker {
+    /// Forgets what need not be remembered longer.
+    async fn chores(&self) -> Result<(), Error> {
+        loop {
+            let mut tx = self.db.system().await?;
+            let deleted = hooks::store::delete_deliveries(&mut tx, FORGOTTEN_AT_ONCE).await?;
+            tx.commit().await?;
+            if i64::try_from(deleted).is_ok_and(|deleted| deleted < FORGOTTEN_AT_ONCE) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Handles what is due, and says how long there is nothing to do.
     async fn tick(&self) -> Result<Duration, Error> {
         let now = self.db.clock().now();

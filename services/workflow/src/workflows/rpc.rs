@@ -32,7 +32,7 @@ impl WorkflowService for Workflows {
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
         let mut tx = self.db.begin(&caller).await?;
-        let faults = self.faults(&mut tx, &definition, &envelope).await?;
+        let faults = self.faults(&mut tx, &caller.roles, &definition, &envelope).await?;
         if !faults.is_empty() {
             return Err(Error::InvalidDefinition(faults).into());
         }
@@ -53,7 +53,7 @@ impl WorkflowService for Workflows {
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
         let mut tx = self.db.begin(&caller).await?;
-        let faults = self.faults(&mut tx, &definition, &envelope).await?;
+        let faults = self.faults(&mut tx, &caller.roles, &definition, &envelope).await?;
         let valid = faults.is_empty();
         let fault = |fault: asl::Fault| DefinitionFault { field: fault.pointer, reason: fault.reason };
         let faults = faults.into_iter().take(FAULTS_MAX).map(fault).collect();
@@ -111,10 +111,11 @@ impl Workflows {
     async fn faults(
         &self,
         tx: &mut TenantTx,
+        roles: &[String],
         definition: &Value,
         envelope: &Envelope,
     ) -> Result<Vec<asl::Fault>, Error> {
-        let check = |resource: &str, arguments: Option<&_>| tasks::check(&self.contract, resource, arguments);
+        let check = |resource: &str, arguments: Option<&_>| tasks::check_as(&self.contract, roles, resource, arguments);
         let mut faults = below("definition", asl::parse(definition, &check).err().unwrap_or_default());
         let mut around = envelope.faults();
         for (pointer, hook) in envelope.hooks() {

@@ -66,7 +66,7 @@ pub enum Error {
 impl Error {
     /// The same error of one of several requests, whose place its text then begins with.
     #[must_use]
-    pub fn at(self, place: String) -> Self {
+    pub fn at(self, place: &str) -> Self {
         let named = |mut fault: Fault| {
             fault.message = format!("{place}: {}", fault.message);
             Self::Refused(fault)

@@ -5,6 +5,7 @@ pub mod cel;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod fair;
 pub mod hooks;
 pub mod json;
 pub mod pauses;

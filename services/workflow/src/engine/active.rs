@@ -66,6 +66,8 @@ pub(super) enum Work {
     Letter(Letter),
     /// Nothing: it was taken into memory, and may leave it again.
     Look,
+    /// Nothing any more: its tenant is suspended, or owes money.
+    Park,
 }
 
 /// Who holds a run back, as the database keeps it.
@@ -75,7 +77,12 @@ pub(crate) struct Hold(pub(crate) String);
 impl Hold {
     /// Whether it is no run's own: a pause of a workflow or a tenant, or the tenant's standing.
     pub(crate) fn is_wide(&self) -> bool {
-        matches!(self.0.as_str(), "workflow" | "tenant" | "standing")
+        Self::is_wide_name(&self.0)
+    }
+
+    /// The same of a hold as the database keeps it.
+    pub(crate) fn is_wide_name(name: &str) -> bool {
+        matches!(name, "workflow" | "tenant" | "standing")
     }
 }
 
@@ -192,6 +199,11 @@ impl Active {
         for work in work {
             match work {
                 Work::Look => taken.changed = true,
+                Work::Park if self.hold.is_none() => {
+                    self.hold = Some(Hold("standing".to_owned()));
+                    (taken.changed, taken.rehold) = (true, true);
+                }
+                Work::Park => {}
                 Work::Letter(letter) => drop(self.letters.insert(letter.seq, letter)),
                 Work::Input(Input::TimerFired { .. }) if self.is_held() => {}
                 Work::Input(input) if self.is_held() => {

@@ -36,6 +36,8 @@ const DRAWS: u32 = 1_000;
 /// A run that is about to start here, and who waits for it.
 pub(crate) struct Birth {
     pub(crate) tenant: TenantId,
+    /// The tenant's share.
+    pub(crate) weight: u32,
     pub(crate) new: NewRun,
     /// What its start is counted on.
     pub(crate) meter: Option<String>,
@@ -96,7 +98,7 @@ impl Engine {
                 return (None, Vec::new());
             }
         };
-        for Birth { tenant, new, meter, reply } in here {
+        for Birth { tenant, new, meter, reply, .. } in here {
             let latest = latest.get(&(tenant.uuid(), new.workflow_id.clone())).cloned();
             match self.embody(tenant, new, latest) {
                 Ok((active, new, created_at)) => born.push((active, Newborn { new, created_at, meter, reply })),

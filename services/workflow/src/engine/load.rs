@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::{
     Engine,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Runs that are taken into memory at once at most.
-const CLAIM: i64 = 500;
+const CLAIM: usize = 500;
 /// When to look again after a look that found runs, or failed.
 const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
@@ -103,8 +104,16 @@ impl Engine {
         let (ids, epochs) = self.epochs(due.iter().copied());
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
-        let limit = i64::try_from(room).unwrap_or(i64::MAX).clamp(1, CLAIM);
-        let rows = store::claim_runs(&mut tx, &held, now, limit).await?;
+        let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
+        let mut rows = store::claim_runs(&mut tx, (&held, &[]), now, limit).await?;
+        let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+        if full {
+            // Behind those who have many due runs, others may have few.
+            let mut busy: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            busy.sort_unstable();
+            busy.dedup();
+            rows.extend(store::claim_runs(&mut tx, (&held, &busy), now, limit).await?);
+        }
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
         if !mailed.is_empty() {
@@ -116,7 +125,7 @@ impl Engine {
             self.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
         tx.commit().await?;
-        if i64::try_from(rows.len()).is_ok_and(|count| count == limit) && room > 0 {
+        if full && room > 0 {
             // There may be more.
             self.waker.here.notify_one();
         }

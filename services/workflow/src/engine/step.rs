@@ -2,9 +2,14 @@
 
 mod store;
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use tenon_chassis::SystemTx;
+use tenon_chassis::{SystemTx, TenantId};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
@@ -30,8 +35,17 @@ impl Engine {
         for (key, input) in inputs {
             work.entry(key).or_default().push(input);
         }
+        let tenants: BTreeSet<TenantId> = work.keys().map(|key| key.tenant).collect();
+        for tenant in tenants {
+            if !self.may_work(tenant).await {
+                // First of all: a step that has not begun is not taken.
+                let of = work.iter_mut().filter(|(key, _)| key.tenant == tenant);
+                of.for_each(|(_, work)| work.insert(0, Work::Park));
+            }
+        }
         let (tx, born) = if births.is_empty() { (None, Vec::new()) } else { self.conceive(births).await };
         let taken: Vec<_> = work.into_iter().filter_map(|(key, work)| Some((self.runs.remove(&key)?, work))).collect();
+        let (began, count) = (Instant::now(), taken.len() + born.len());
         let (now, clock) = (self.time.now(), self.db.clock().clone());
         // Expressions may take their time: not on a thread that others wait for.
         let stepping = tokio::task::spawn_blocking(move || {
@@ -52,6 +66,7 @@ impl Engine {
         }
         if !advanced.is_empty() {
             self.write(advanced, tx).await;
+            self.pace.add(count, began.elapsed());
         }
     }
 

@@ -175,10 +175,10 @@ pub(super) struct Row {
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// Takes due runs into memory. The transaction must hold the partitions.
+/// Takes due runs of tenants that are not `but` into memory. The transaction must hold the partitions.
 pub(super) async fn claim_runs(
     tx: &mut SystemTx,
-    partitions: &[i16],
+    (partitions, but): (&[i16], &[Uuid]),
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -186,14 +186,16 @@ pub(super) async fn claim_runs(
         Row,
         r#"with due as (
                select tenant_id, id from workflow.runs
-               where partition = any($1) and due_at <= $2 order by due_at limit $3 for no key update skip locked)
+               where partition = any($1) and due_at <= $2 and tenant_id <> all($4) order by due_at limit $3
+               for no key update skip locked)
            update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
            returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
                      r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
                      r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
         partitions,
         now,
-        limit
+        limit,
+        but
     );
     Ok(rows.fetch_all(tx).await?)
 }

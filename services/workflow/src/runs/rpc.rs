@@ -27,7 +27,12 @@ use super::{
     start::Started,
     store,
 };
-use crate::{asl::Execution, engine::births::NotBorn, error::Error, json as pb_json, workflows};
+use crate::{
+    asl::Execution,
+    engine::{Hold, births::NotBorn},
+    error::Error,
+    fair, json as pb_json, workflows,
+};
 
 /// How long a call waits for the engine to do what it was told.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,7 +56,8 @@ impl RunService for Runs {
         // The engine of this process adds many runs at once, with their first steps. What has to be looked up or
         // remembered beside the run is written here, and the run is then due for whoever owns its partition.
         if caller.idempotency.is_none() && run.idempotency_key.is_none() && run.concurrency.is_none() {
-            match self.waker.start(caller.tenant_id()?, run, caller.method.meter.clone()).await {
+            let tenant = (caller.tenant_id()?, fair::weight(caller.tenant.as_deref()));
+            match self.waker.start(tenant, run, caller.method.meter.clone()).await {
                 Ok(run) => return Ok(Response::new(run.into())),
                 Err(NotBorn::Refused(error)) => return Err(error.into()),
                 Err(NotBorn::Elsewhere(same)) => run = *same,
@@ -80,7 +86,7 @@ impl RunService for Runs {
         if requests.is_empty() || requests.len() > BATCH_MAX {
             return Err(Fault::invalid("requests", "must be 1 to 1,000").into());
         }
-        let at = |index: usize| move |error: Error| error.at(format!("requests[{index}]"));
+        let at = |index: usize| move |error: Error| error.at(&format!("requests[{index}]"));
         let mut new = Vec::with_capacity(requests.len());
         for (index, request) in requests.into_iter().enumerate() {
             new.push(pb::new_run(&caller, request).map_err(at(index))?);
@@ -157,15 +163,17 @@ impl RunService for Runs {
     async fn pause_run(&self, request: Request<PauseRunRequest>) -> Result<Response<Run>, Status> {
         let caller = Caller::of(&request)?;
         let (name, by) = (request.into_inner().name, starter(&caller));
-        let run = self.told(&caller, &name, Message::Pause { by }, |run| run.paused.is_some()).await?;
-        if run.get_ref().paused { Ok(run) } else { Err(Error::RunEnded.into()) }
+        self.must_be_at_work(&caller, &name).await?;
+        self.told(&caller, &name, Message::Pause { by }, |run| run.paused.is_some()).await
     }
 
     async fn resume_run(&self, request: Request<ResumeRunRequest>) -> Result<Response<Run>, Status> {
         let caller = Caller::of(&request)?;
         let name = request.into_inner().name;
-        let run = self.told(&caller, &name, Message::Resume, |run| run.paused.is_none()).await?;
-        if run.get_ref().end_time.is_none() { Ok(run) } else { Err(Error::RunEnded.into()) }
+        self.must_be_at_work(&caller, &name).await?;
+        // A pause of its workflow or tenant is not the run's to end: it is answered as it is.
+        let done = |run: &model::Run| !matches!(run.paused.as_deref(), Some(by) if !Hold::is_wide_name(by));
+        self.told(&caller, &name, Message::Resume, done).await
     }
 
     async fn signal_run(&self, request: Request<SignalRunRequest>) -> Result<Response<SignalRunResponse>, Status> {
@@ -264,6 +272,14 @@ impl Runs {
             let next = (Instant::now() + LOOK).min(patience);
             let _ = timeout_at(next, changed(&mut changes, (caller.tenant_id()?, id))).await;
         }
+    }
+
+    async fn must_be_at_work(&self, caller: &Caller, name: &str) -> Result<(), Status> {
+        let id = model::id_of(name).ok_or(Error::RunNotFound)?;
+        let mut tx = self.db.begin(caller).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        tx.commit().await?;
+        if run.state.has_ended() { Err(Error::RunEnded.into()) } else { Ok(()) }
     }
 
     async fn situation(&self, tx: &mut TenantTx, id: RunId) -> Result<Situation, Error> {

@@ -10,6 +10,7 @@ mod serve;
 mod settings;
 mod token;
 mod trace;
+mod workflow;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -70,6 +71,9 @@ enum Commands {
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check and try workflow definitions, with no server
+    #[command(subcommand)]
+    Workflow(workflow::Command),
     /// Print a shell's completions
     #[command(after_help = "Example:\n  tenon completions bash > /etc/bash_completion.d/tenon")]
     Completions {
@@ -169,6 +173,7 @@ fn dispatch(command: Commands, file: &File) -> Result<ExitCode> {
         Commands::Token(settings) => println!("{}", token::mint(&settings)?),
         Commands::Doctor(settings) => return Runtime::new()?.block_on(doctor::run(&settings, file)),
         Commands::Health(settings) => Runtime::new()?.block_on(health::run(&settings))?,
+        Commands::Workflow(command) => return workflow::run(&command),
         Commands::Config(ConfigCommand::Print { command }) => print_settings(command, file)?,
         Commands::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tenon", &mut std::io::stdout());

@@ -3,14 +3,25 @@
 
 mod branches;
 mod check;
+mod choice;
+mod compensation;
 mod execution;
 mod failure;
 mod fields;
+mod flow;
 mod history;
 mod interpreter;
+mod intrinsic;
 mod jsonata;
+mod language;
+mod map;
 mod model;
+mod output;
 mod parse;
+mod path;
+mod resource;
+mod scope;
+mod task;
 mod template;
 
 pub use execution::{Command, Execution, Input, Outcome, Step};
@@ -18,6 +29,7 @@ pub use failure::Failure;
 pub use history::Event;
 pub use model::Machine;
 pub use parse::{CheckTask, Fault, parse};
+pub use resource::is_aws;
 
 #[cfg(test)]
 mod tests;

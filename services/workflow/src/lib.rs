@@ -3,6 +3,7 @@
 pub mod asl;
 pub mod cel;
 pub mod config;
+pub mod endpoints;
 pub mod engine;
 pub mod error;
 pub mod fair;
@@ -12,6 +13,7 @@ pub mod pauses;
 pub mod runs;
 pub mod schedules;
 pub mod secrets;
+pub mod simulate;
 pub mod starts;
 pub mod tasks;
 pub mod workflows;
@@ -23,6 +25,7 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    endpoint_service_server::{EndpointServiceServer, SERVICE_NAME as ENDPOINTS},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     pause_service_server::{PauseServiceServer, SERVICE_NAME as PAUSES},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
@@ -51,17 +54,23 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(starter.clone(), waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
-    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts);
+    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts.clone());
+    let endpoints = endpoints::Endpoints::new(mesh.clone(), db.clone(), config);
+    let (consumer, deliverer) = (endpoints.consumer(starts), endpoints.deliver());
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
         .add_service(PauseServiceServer::new(pauses))
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
+        .add_service(EndpointServiceServer::new(endpoints))
         .add_service(SecretServiceServer::new(secrets));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, SECRETS]).await?;
-    let engine = engine::Engine::new(mesh, db, config.clone(), waker, starter.templates);
+    let services = vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, ENDPOINTS, SECRETS];
+    let server = Server::bind(mesh, NAME, routes, services).await?;
+    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker, starter.templates);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
+    mesh.tasks.spawn(deliverer);
+    mesh.tasks.spawn(mesh.bus.clone().consume(db, consumer, mesh.stop.clone()));
     Ok(server)
 }

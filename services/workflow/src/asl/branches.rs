@@ -1,20 +1,18 @@
-//! Parallel and Map: flows inside of a flow.
+//! Parallel, and what it shares with Map: flows inside of a flow, and what happens to them when one fails.
 
-use std::{collections::BTreeMap, mem};
+use std::mem;
 
 use serde_json::{Value, json};
 
 use super::{
-    execution::{Flow, Input, Item, Iterations, Waiting},
-    failure::Failure,
-    fields::integer,
-    interpreter::{Frame, Interpreter, Progress, Turn},
-    model::{Kind, Map, Scope, State},
-    template::Template,
+    execution::Input,
+    failure::Trouble,
+    flow::{Flow, Waiting},
+    history,
+    interpreter::{Interpreter, Progress, Turn},
+    model::{Kind, Scope as States, State},
+    scope::Frame,
 };
-
-/// Iterations at once when MaxConcurrency does not say less (the quota of Step Functions for inline maps).
-const CONCURRENCY_MAX: usize = 40;
 
 impl Interpreter<'_> {
     /// Starts every branch of a Parallel.
@@ -23,100 +21,32 @@ impl Interpreter<'_> {
         state: &State,
         flow: &mut Flow,
         outer: Option<&Frame<'_>>,
-        arguments: Option<&Template>,
-        scopes: &[Scope],
-    ) -> Result<Turn, Failure> {
-        let input = match arguments {
-            Some(template) => template.evaluate("Arguments", &self.scope(flow, outer, None, None))?,
-            None => flow.input.clone(),
+        scopes: &[States],
+    ) -> Result<Turn, Trouble> {
+        let input = {
+            let root = self.effective(state, flow, outer)?;
+            match &state.shape.arguments {
+                None => root.into_owned(),
+                Some(template) => template.evaluate(state.argument_field(), &self.scope(flow, outer, root))?,
+            }
         };
-        let started = self.emit(flow.last_event, "ParallelStateStarted", &state.name, json!({}));
-        flow.last_event = started;
-        let mut branches = Vec::new();
-        for scope in scopes {
-            let frame = Frame { outer, variables: &flow.variables, item: flow.item.as_ref() };
-            let mut branch = Flow::new(&scope.start_at, input.clone(), started, self.now);
-            let progress = self.run(scope, &mut branch, Some(&frame));
-            flow.last_event = branch.last_event;
-            settle(progress, &mut branch)?;
-            branches.push(branch);
-        }
+        self.publish(flow, "ParallelStateStarted", &state.name, json!({}));
+        let branch = |scope: &States| {
+            let mut branch = Flow::new(&scope.start_at, input.clone(), flow.last_event, self.now);
+            branch.quiet = flow.quiet;
+            branch
+        };
+        let branches = scopes.iter().map(branch).collect();
         flow.waiting = Waiting::Parallel { branches };
-        Ok(self.join(state, flow, outer))
-    }
-
-    /// Starts the first iterations of a Map.
-    pub(super) fn iterate(
-        &mut self,
-        state: &State,
-        flow: &mut Flow,
-        outer: Option<&Frame<'_>>,
-        map: &Map,
-    ) -> Result<Turn, Failure> {
-        let (items, limit) = {
-            let scope = self.scope(flow, outer, None, None);
-            let items = match &map.items {
-                Some(template) => template.evaluate("Items", &scope)?,
-                None => flow.input.clone(),
-            };
-            let limit = match &map.max_concurrency {
-                None => 0,
-                Some(template) => {
-                    let value = template.evaluate("MaxConcurrency", &scope)?;
-                    integer(&value).ok_or_else(|| Failure::field("MaxConcurrency", "an integer", &value))?
-                }
-            };
-            (items, limit)
-        };
-        let items = match items {
-            Value::Array(items) => items,
-            // The States Language: an object is mapped over as an array of its key-value pairs.
-            Value::Object(fields) => {
-                fields.into_iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect()
-            }
-            other => return Err(Failure::field("Items", "an array", &other)),
-        };
-        flow.last_event = self.emit(flow.last_event, "MapStateStarted", &state.name, json!({"length": items.len()}));
-        let limit = if limit == 0 { CONCURRENCY_MAX } else { CONCURRENCY_MAX.min(limit as usize) };
-        let (running, results) = (BTreeMap::new(), BTreeMap::new());
-        flow.waiting = Waiting::Map(Iterations { items, next: 0, limit, running, results });
-        self.fill(state, flow, outer, map)?;
-        Ok(self.join(state, flow, outer))
-    }
-
-    /// Starts iterations until as many run as may.
-    fn fill(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>, map: &Map) -> Result<(), Failure> {
-        let mut previous = flow.last_event;
-        loop {
-            let (index, value) = match &mut flow.waiting {
-                Waiting::Map(at) if at.running.len() < at.limit && at.next < at.items.len() => {
-                    at.next += 1;
-                    (at.next - 1, mem::take(&mut at.items[at.next - 1]))
-                }
-                _ => return Ok(()),
-            };
-            let details = json!({"index": index});
-            previous = self.emit(previous, "MapIterationStarted", &state.name, details);
-            let item = Item { index, value };
-            let input = match &map.item_selector {
-                None => item.value.clone(),
-                Some(template) => {
-                    let scope = self.scope_of_item(flow, outer, Some(&item), None, None);
-                    template.evaluate("ItemSelector", &scope)?
-                }
-            };
-            let mut child = Flow::new(&map.processor.start_at, input, previous, self.now);
-            child.item = Some(item);
-            let frame = Frame { outer, variables: &flow.variables, item: flow.item.as_ref() };
-            let progress = self.run(&map.processor, &mut child, Some(&frame));
-            let settled = self.end_iteration(state, index, progress, &mut child);
-            flow.last_event = child.last_event;
-            let Waiting::Map(at) = &mut flow.waiting else { return Ok(()) };
-            match settled? {
-                Some(output) => drop(at.results.insert(index, output)),
-                None => drop(at.running.insert(index, child)),
+        for (index, scope) in scopes.iter().enumerate() {
+            let Flow { variables, item, waiting: Waiting::Parallel { branches }, .. } = &mut *flow else { break };
+            let frame = Frame { outer, variables, item: item.as_ref() };
+            let progress = self.run(scope, &mut branches[index], Some(&frame));
+            if let Some(trouble) = settle(progress, &mut branches[index]) {
+                return Ok(self.branch_failed(state, flow, outer, index, trouble));
             }
         }
+        Ok(self.join(state, flow, outer))
     }
 
     /// Hands an answer to the branch or iteration that waits for it.
@@ -127,92 +57,106 @@ impl Interpreter<'_> {
         outer: Option<&Frame<'_>>,
         answer: &Input,
     ) -> Option<Turn> {
-        let Flow { variables, item, waiting, last_event, .. } = flow;
-        let frame = Frame { outer, variables, item: item.as_ref() };
-        let settled = match (&state.kind, waiting) {
-            (Kind::Parallel { branches: scopes, .. }, Waiting::Parallel { branches }) => {
-                let mut each = scopes.iter().zip(branches);
-                each.find_map(|(scope, branch)| {
-                    let progress = self.deliver(scope, branch, Some(&frame), answer)?;
-                    *last_event = branch.last_event;
-                    Some(settle(progress, branch))
-                })?
-            }
-            (Kind::Map(map), Waiting::Map(at)) => {
-                let (index, settled) = at.running.iter_mut().find_map(|(index, child)| {
-                    let progress = self.deliver(&map.processor, child, Some(&frame), answer)?;
-                    let settled = self.end_iteration(state, *index, progress, child);
-                    *last_event = child.last_event;
-                    Some((*index, settled))
-                })?;
-                match settled {
-                    Ok(None) => Ok(()),
-                    Err(failure) => Err(failure),
-                    Ok(Some(output)) => {
-                        at.running.remove(&index);
-                        at.results.insert(index, output);
-                        self.fill(state, flow, outer, map)
-                    }
-                }
-            }
+        let scopes = match &state.kind {
+            Kind::Parallel { branches } => branches,
+            Kind::Map(map) => return self.deliver_to_map(state, flow, outer, map, answer),
             _ => return None,
         };
-        Some(match settled {
-            Ok(()) => self.join(state, flow, outer),
-            Err(failure) => self.fail(state, flow, outer, failure),
+        let Flow { variables, item, waiting: Waiting::Parallel { branches }, .. } = &mut *flow else { return None };
+        let frame = Frame { outer, variables, item: item.as_ref() };
+        let mut each = scopes.iter().zip(branches).enumerate();
+        let (index, trouble) = each.find_map(|(index, (scope, branch))| {
+            let progress = self.deliver(scope, branch, Some(&frame), answer)?;
+            Some((index, settle(progress, branch)))
+        })?;
+        Some(match trouble {
+            None => self.join(state, flow, outer),
+            Some(trouble) => self.branch_failed(state, flow, outer, index, trouble),
         })
     }
 
-    fn end_iteration(
+    fn branch_failed(
         &mut self,
         state: &State,
+        flow: &mut Flow,
+        outer: Option<&Frame<'_>>,
         index: usize,
-        progress: Progress,
-        child: &mut Flow,
-    ) -> Result<Option<Value>, Failure> {
-        let details = json!({"index": index});
-        match progress {
-            Progress::Blocked => Ok(None),
-            Progress::Done(output) => {
-                child.last_event = self.emit(child.last_event, "MapIterationSucceeded", &state.name, details);
-                Ok(Some(output))
+        trouble: Trouble,
+    ) -> Turn {
+        self.abandoned = true;
+        let waiting = mem::replace(&mut flow.waiting, Waiting::Ready);
+        let (Waiting::Parallel { branches }, Kind::Parallel { branches: scopes }) = (waiting, &state.kind) else {
+            return Turn::Failed(trouble);
+        };
+        let failed = &branches[index];
+        (flow.last_event, flow.tail_event) = (failed.last_event, failed.tail_event);
+        if trouble.is_fatal() {
+            return Turn::Failed(trouble);
+        }
+        self.tell_of_own_end(&scopes[index], failed, flow);
+        for (at, (scope, branch)) in scopes.iter().zip(&branches).enumerate() {
+            if at != index {
+                self.tell_of_cut(scope, branch, flow);
             }
-            Progress::Failed(failure) => {
-                child.last_event = self.emit(child.last_event, "MapIterationFailed", &state.name, details);
-                Err(failure)
-            }
+        }
+        self.fail(state, flow, outer, trouble)
+    }
+
+    /// A Task or a Wait whose failure ended its branch never exits: the history tells so.
+    pub(super) fn tell_of_own_end(&mut self, states: &States, failed: &Flow, onto: &mut Flow) {
+        let Some(state) = states.states.get(&failed.state) else { return };
+        if let (Kind::Task(_) | Kind::Wait(_), Some(kind)) = (&state.kind, history::aborted(&state.kind)) {
+            self.beside(onto, kind, &state.name, json!({}));
         }
     }
 
-    /// Goes on once everything inside has ended.
-    fn join(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Turn {
-        let (kind, results) = match &mut flow.waiting {
-            Waiting::Parallel { branches } => {
-                if branches.iter().any(|branch| !matches!(branch.waiting, Waiting::Done { .. })) {
-                    return Turn::Blocked;
+    /// Tells of the states that are cut because another branch failed.
+    pub(super) fn tell_of_cut(&mut self, states: &States, cut: &Flow, onto: &mut Flow) {
+        let Some(state) = states.states.get(&cut.state) else { return };
+        match (&cut.waiting, &state.kind) {
+            (Waiting::Ready | Waiting::Pause(_) | Waiting::Done { .. }, _) => return,
+            (Waiting::Parallel { branches }, Kind::Parallel { branches: scopes }) => {
+                scopes.iter().zip(branches).for_each(|(scope, branch)| self.tell_of_cut(scope, branch, onto));
+            }
+            (Waiting::Map(at), Kind::Map(map)) if !map.distributed => {
+                for (index, inner) in &at.running {
+                    self.beside(onto, "MapIterationAborted", &state.name, json!({"index": index}));
+                    self.tell_of_cut(&map.processor, inner, onto);
                 }
-                let outputs = branches.iter_mut().map(|branch| match &mut branch.waiting {
-                    Waiting::Done { output } => mem::take(output),
-                    _ => Value::Null,
-                });
-                ("ParallelStateSucceeded", outputs.collect())
             }
-            Waiting::Map(at) if at.results.len() == at.items.len() => {
-                ("MapStateSucceeded", mem::take(&mut at.results).into_values().collect())
-            }
-            _ => return Turn::Blocked,
-        };
-        flow.last_event = self.emit(flow.last_event, kind, &state.name, json!({}));
-        self.succeed(state, flow, outer, Value::Array(results))
+            _ => {}
+        }
+        if let Some(kind) = history::aborted(&state.kind) {
+            self.beside(onto, kind, &state.name, json!({}));
+        }
+    }
+
+    /// Goes on once every branch has ended.
+    fn join(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Turn {
+        let Waiting::Parallel { branches } = &mut flow.waiting else { return Turn::Blocked };
+        if branches.iter().any(|branch| !matches!(branch.waiting, Waiting::Done { .. })) {
+            return Turn::Blocked;
+        }
+        let last = branches.iter().map(|branch| branch.last_event).max().unwrap_or(flow.last_event);
+        let outputs = branches.iter_mut().map(|branch| match &mut branch.waiting {
+            Waiting::Done { output } => mem::take(output),
+            _ => Value::Null,
+        });
+        let result = Value::Array(outputs.collect());
+        (flow.last_event, flow.tail_event) = (last, last);
+        self.aside(flow, "ParallelStateSucceeded", &state.name, json!({}));
+        self.succeed(state, flow, outer, result)
     }
 }
 
-/// Keeps the output of a branch that ended.
-fn settle(progress: Progress, branch: &mut Flow) -> Result<(), Failure> {
+/// Keeps the output of a branch that ended, or hands out why it failed.
+fn settle(progress: Progress, branch: &mut Flow) -> Option<Trouble> {
     match progress {
-        Progress::Blocked => {}
-        Progress::Done(output) => branch.waiting = Waiting::Done { output },
-        Progress::Failed(failure) => return Err(failure),
+        Progress::Blocked => None,
+        Progress::Done(output) => {
+            branch.waiting = Waiting::Done { output };
+            None
+        }
+        Progress::Failed(trouble) => Some(trouble),
     }
-    Ok(())
 }

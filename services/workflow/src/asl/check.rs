@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{
     fields::{Fault, escape},
-    model::{Kind, Machine, Scope, Shape, State},
+    model::{Kind, Machine, Scope, State},
     template::Template,
 };
 
@@ -79,12 +79,12 @@ fn transitions(state: &State) -> Vec<(String, &str)> {
 }
 
 fn variables(state: &State) -> impl Iterator<Item = &str> {
-    let mut shapes: Vec<&Shape> = vec![&state.shape];
-    shapes.extend(state.catch.iter().map(|catcher| &catcher.shape));
+    let mut assigns: Vec<&Option<Template>> = vec![&state.shape.assign];
+    assigns.extend(state.catch.iter().map(|catcher| &catcher.assign));
     if let Kind::Choice { rules, .. } = &state.kind {
-        shapes.extend(rules.iter().map(|rule| &rule.shape));
+        assigns.extend(rules.iter().map(|rule| &rule.assign));
     }
-    shapes.into_iter().flat_map(|shape| match &shape.assign {
+    assigns.into_iter().flat_map(|assign| match assign {
         Some(Template::Object(fields)) => fields.iter().map(|(name, _)| name.as_str()).collect(),
         Some(Template::Literal(value)) => {
             value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect()

@@ -1,13 +1,12 @@
 //! An execution: its whole state as data, and `advance`, the one way to change it.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
     failure::Failure,
+    flow::{Flow, Head, Timer, Unwinding, Waiting},
     history::Event,
     interpreter::{Interpreter, Progress},
     model::Machine,
@@ -25,14 +24,18 @@ pub enum Input {
         token: u64,
         failure: Failure,
     },
+    /// The task is at work still.
+    TaskHeartbeat {
+        token: u64,
+    },
     TimerFired {
         token: u64,
     },
-    /// Stop, after undoing what has an undo.
+    /// End, and undo what has an undo. Undos that run already go on.
     Cancel {
         cause: String,
     },
-    /// Stop at once.
+    /// End at once, and undo nothing.
     Terminate {
         cause: String,
     },
@@ -43,8 +46,16 @@ pub enum Input {
 /// What must happen outside, once the step is on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Call a resource. The token names the attempt: the same again after a crash, another for each retry.
-    CallTask { token: u64, resource: String, arguments: Value, timeout_seconds: Option<u32> },
+    /// Call a resource for a state. The token names the attempt: the same again after a crash, another for each retry.
+    /// A call whose token is not outstanding any more is to be let go of.
+    CallTask {
+        token: u64,
+        state: String,
+        resource: String,
+        arguments: Value,
+        timeout_seconds: Option<u32>,
+        heartbeat_seconds: Option<u32>,
+    },
     /// Hand in `TimerFired` at `due`.
     StartTimer { token: u64, due: DateTime<Utc> },
 }
@@ -77,137 +88,19 @@ pub enum Outcome {
     Cancelled { cause: String },
 }
 
-/// What stays the same over an execution's life, and its counters.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) id: String,
-    pub(super) workflow: String,
-    #[serde(skip)]
-    pub(super) input: Value,
-    pub(super) started_at: DateTime<Utc>,
-    pub(super) seed: u64,
-    pub(super) last_event: u64,
-    pub(super) last_token: u64,
-}
-
 /// An execution at rest between two inputs; as JSON it is what a crash cannot take away.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Execution {
     head: Head,
     root: Flow,
     deadline: Option<Timer>,
+    /// The undos at work, once the execution has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unwinding: Option<Box<Unwinding>>,
     outcome: Option<Outcome>,
     /// How long it may take at most, whatever the definition says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout_seconds: Option<u32>,
-}
-
-/// A timer that is running.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Timer {
-    pub(super) token: u64,
-    pub(super) due: DateTime<Utc>,
-}
-
-/// One thread of control: the root, a branch of a Parallel or an iteration of a Map.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Flow {
-    pub(super) state: String,
-    pub(super) input: Value,
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    pub(super) variables: Map<String, Value>,
-    pub(super) entered_at: DateTime<Utc>,
-    pub(super) last_event: u64,
-    /// Retries so far, per Retrier of the state.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) attempts: Vec<u32>,
-    /// The iteration that this flow is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) item: Option<Item>,
-    pub(super) waiting: Waiting,
-}
-
-/// An item of a Map.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Item {
-    pub(super) index: usize,
-    pub(super) value: Value,
-}
-
-/// What a flow waits for.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Waiting {
-    /// Nothing: its state is about to be entered.
-    Ready,
-    Task {
-        token: u64,
-        resource: String,
-        arguments: Value,
-        timeout_seconds: Option<u32>,
-    },
-    Timer(Timer),
-    Retry(Timer),
-    /// For its turn: it has entered many states in a row.
-    Pause(Timer),
-    Parallel {
-        branches: Vec<Flow>,
-    },
-    Map(Iterations),
-    Done {
-        output: Value,
-    },
-}
-
-/// The iterations of a Map at work.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Iterations {
-    /// Items; those before `next` have been taken.
-    pub(super) items: Vec<Value>,
-    pub(super) next: usize,
-    pub(super) limit: usize,
-    pub(super) running: BTreeMap<usize, Flow>,
-    pub(super) results: BTreeMap<usize, Value>,
-}
-
-impl Flow {
-    pub(super) fn new(state: &str, input: Value, last_event: u64, now: DateTime<Utc>) -> Self {
-        Self {
-            state: state.to_owned(),
-            input,
-            variables: Map::new(),
-            entered_at: now,
-            last_event,
-            attempts: Vec::new(),
-            item: None,
-            waiting: Waiting::Ready,
-        }
-    }
-
-    fn is_retry(&self, asked: u64) -> bool {
-        match &self.waiting {
-            Waiting::Retry(timer) => timer.token == asked,
-            Waiting::Parallel { branches } => branches.iter().any(|branch| branch.is_retry(asked)),
-            Waiting::Map(iterations) => iterations.running.values().any(|flow| flow.is_retry(asked)),
-            _ => false,
-        }
-    }
-
-    fn outstanding(&self, commands: &mut Vec<Command>) {
-        match &self.waiting {
-            Waiting::Ready | Waiting::Done { .. } => {}
-            Waiting::Task { token, resource, arguments, timeout_seconds } => commands.push(Command::CallTask {
-                token: *token,
-                resource: resource.clone(),
-                arguments: arguments.clone(),
-                timeout_seconds: *timeout_seconds,
-            }),
-            Waiting::Timer(timer) | Waiting::Retry(timer) | Waiting::Pause(timer) => {
-                commands.push(Command::StartTimer { token: timer.token, due: timer.due });
-            }
-            Waiting::Parallel { branches } => branches.iter().for_each(|branch| branch.outstanding(commands)),
-            Waiting::Map(iterations) => iterations.running.values().for_each(|flow| flow.outstanding(commands)),
-        }
-    }
 }
 
 impl Execution {
@@ -222,9 +115,16 @@ impl Execution {
         started_at: DateTime<Utc>,
     ) -> Self {
         let root = Flow::new(&machine.scope.start_at, input.clone(), 0, started_at);
-        let (id, workflow) = (id.to_owned(), workflow.to_owned());
-        let head = Head { id, workflow, input, started_at, seed, last_event: 0, last_token: 0 };
-        Self { head, root, deadline: None, outcome: None, timeout_seconds: None }
+        let (id, workflow, role, undos) = (id.to_owned(), workflow.to_owned(), String::new(), Vec::new());
+        let head = Head { id, workflow, role, input, started_at, seed, last_event: 0, last_token: 0, undos };
+        Self { head, root, deadline: None, unwinding: None, outcome: None, timeout_seconds: None }
+    }
+
+    /// The role that the context object shows, for definitions that were made for Step Functions.
+    #[must_use]
+    pub fn with_role(mut self, role: &str) -> Self {
+        role.clone_into(&mut self.head.role);
+        self
     }
 
     /// Bounds the time that the execution may take, beside what its definition says.
@@ -249,8 +149,11 @@ impl Execution {
     pub fn outstanding(&self) -> Vec<Command> {
         let mut commands = Vec::new();
         if self.outcome.is_none() {
-            commands.extend(self.deadline.map(|timer| Command::StartTimer { token: timer.token, due: timer.due }));
-            self.root.outstanding(&mut commands);
+            commands.extend(self.deadline.map(Timer::command));
+            match &self.unwinding {
+                Some(unwinding) => unwinding.outstanding(&mut commands),
+                None => self.root.outstanding(&mut commands),
+            }
         }
         commands
     }
@@ -258,7 +161,10 @@ impl Execution {
     /// Whether a timer is the pause before a retry.
     #[must_use]
     pub fn is_retry(&self, token: u64) -> bool {
-        self.root.is_retry(token)
+        match &self.unwinding {
+            Some(unwinding) => unwinding.timer.is_some_and(|timer| timer.token == token),
+            None => self.root.is_retry(token),
+        }
     }
 
     /// How it ended, once it has.
@@ -267,56 +173,140 @@ impl Execution {
         self.outcome.as_ref()
     }
 
+    /// How often the state that waits for this answer was tried before.
+    #[must_use]
+    pub fn retries(&self, token: u64) -> u32 {
+        match &self.unwinding {
+            Some(unwinding) => unwinding.attempt.saturating_sub(1),
+            None => self.root.find(token).and_then(|flow| flow.retries).unwrap_or(0),
+        }
+    }
+
+    /// Whether what has succeeded is being undone: nothing but the undos is waited for any more.
+    #[must_use]
+    pub fn is_unwinding(&self) -> bool {
+        self.unwinding.is_some()
+    }
+
     /// Takes one input and goes on until everything waits again. An answer that nothing waits for leads to nothing.
+    #[expect(clippy::needless_pass_by_value, reason = "an input is used up")]
     pub fn advance(&mut self, machine: &Machine, input: Input, now: DateTime<Utc>) -> Step {
         let failed = matches!(self.outcome, Some(Outcome::Failed(_) | Outcome::TimedOut(_)));
-        if self.outcome.is_some() && !(failed && input == Input::Retry) {
+        if self.outcome.is_some() != (failed && input == Input::Retry) {
             return Step::default();
         }
         let limit = machine.timeout_seconds.into_iter().chain(self.timeout_seconds).min();
         let mut interpreter = Interpreter::new(&mut self.head, now);
-        let outcome = match input {
-            Input::Started => {
-                let details = json!({"input": interpreter.head.input});
-                self.root.last_event = interpreter.emit(0, "ExecutionStarted", "", details);
-                self.deadline =
-                    limit.map(|seconds| interpreter.start_timer(now + TimeDelta::seconds(i64::from(seconds))));
-                ended(interpreter.run(&machine.scope, &mut self.root, None))
+        let outcome = if let Input::Terminate { cause } = &input {
+            self.unwinding = None;
+            Some(Outcome::Cancelled { cause: cause.clone() })
+        } else if let Some(unwinding) = self.unwinding.take() {
+            kept(interpreter.go_on_unwinding(&mut self.root, *unwinding, &input), &mut self.unwinding)
+        } else {
+            let ended = match &input {
+                Input::Started => interpreter.start(machine, &mut self.root, &mut self.deadline, limit),
+                Input::Retry => interpreter.retry(machine, &mut self.root, &mut self.deadline, limit),
+                input => interpreter.take(machine, &mut self.root, self.deadline, input),
+            };
+            match ended {
+                None | Some(Outcome::Succeeded { .. }) => ended,
+                Some(outcome) => {
+                    // What still waits is let go of.
+                    self.root.waiting = Waiting::Ready;
+                    self.deadline = None;
+                    interpreter.commands.clear();
+                    kept(interpreter.unwind(&mut self.root, outcome), &mut self.unwinding)
+                }
             }
-            // A failed execution is at the state that failed, with its input and its variables.
-            Input::Retry if failed => {
-                self.root.last_event = interpreter.emit(self.root.last_event, "ExecutionRedriven", "", json!({}));
-                self.deadline =
-                    limit.map(|seconds| interpreter.start_timer(now + TimeDelta::seconds(i64::from(seconds))));
-                ended(interpreter.run(&machine.scope, &mut self.root, None))
-            }
-            Input::Cancel { cause } | Input::Terminate { cause } => Some(Outcome::Cancelled { cause }),
-            Input::TimerFired { token } if self.deadline.is_some_and(|timer| timer.token == token) => {
-                let cause = "the execution took longer than its TimeoutSeconds";
-                Some(Outcome::TimedOut(Failure::new(Failure::TIMEOUT, cause)))
-            }
-            answer => interpreter.deliver(&machine.scope, &mut self.root, None, &answer).and_then(ended),
         };
         if let Some(outcome) = &outcome {
-            let (kind, details) = match outcome {
-                Outcome::Succeeded { output } => ("ExecutionSucceeded", json!({"output": output})),
-                Outcome::Failed(failure) => ("ExecutionFailed", failure.details()),
-                Outcome::TimedOut(failure) => ("ExecutionTimedOut", failure.details()),
-                Outcome::Cancelled { cause } => ("ExecutionAborted", json!({"cause": cause})),
-            };
-            self.root.last_event = interpreter.emit(self.root.last_event, kind, "", details);
-            // What still waits is let go of.
-            self.root.waiting = Waiting::Ready;
-            interpreter.commands.clear();
+            interpreter.finish(&mut self.root, outcome);
+        } else if self.unwinding.is_none() {
+            interpreter.tell_of_starts(&mut self.root);
         }
         let Interpreter { events, mut commands, abandoned, .. } = interpreter;
+        self.outcome.clone_from(&outcome);
         if abandoned {
-            let mut live = Vec::new();
-            self.root.outstanding(&mut live);
+            let live = self.outstanding();
             commands.retain(|command| live.contains(command));
         }
-        self.outcome.clone_from(&outcome);
         Step { events, commands, outcome }
+    }
+}
+
+impl Interpreter<'_> {
+    fn start(
+        &mut self,
+        machine: &Machine,
+        root: &mut Flow,
+        deadline: &mut Option<Timer>,
+        limit: Option<u32>,
+    ) -> Option<Outcome> {
+        let mut details = Map::new();
+        details.insert("input".to_owned(), self.head.input.clone());
+        if !self.head.role.is_empty() {
+            details.insert("roleArn".to_owned(), json!(self.head.role));
+        }
+        // The first state does not follow this event.
+        self.record(false, 0, "ExecutionStarted", "", Value::Object(details));
+        *deadline = self.limit(limit);
+        ended(self.run(&machine.scope, root, None))
+    }
+
+    /// A failed execution is at the state that failed, with its input and its variables.
+    fn retry(
+        &mut self,
+        machine: &Machine,
+        root: &mut Flow,
+        deadline: &mut Option<Timer>,
+        limit: Option<u32>,
+    ) -> Option<Outcome> {
+        root.last_event = self.record(false, root.tail_event, "ExecutionRedriven", "", json!({}));
+        root.tail_event = root.last_event;
+        *deadline = self.limit(limit);
+        ended(self.run(&machine.scope, root, None))
+    }
+
+    fn limit(&mut self, seconds: Option<u32>) -> Option<Timer> {
+        seconds.map(|seconds| self.start_timer(self.now + TimeDelta::seconds(i64::from(seconds))))
+    }
+
+    fn take(&mut self, machine: &Machine, root: &mut Flow, deadline: Option<Timer>, input: &Input) -> Option<Outcome> {
+        match input {
+            Input::Cancel { cause } => Some(Outcome::Cancelled { cause: cause.clone() }),
+            Input::TimerFired { token } if deadline.is_some_and(|timer| timer.token == *token) => {
+                Some(Outcome::TimedOut(Failure::new(Failure::TIMEOUT, "")))
+            }
+            answer => self.deliver(&machine.scope, root, None, answer).and_then(ended),
+        }
+    }
+
+    fn finish(&mut self, root: &mut Flow, outcome: &Outcome) {
+        let tail = root.tail_event;
+        let unwound = self.events.iter().any(|event| event.kind.starts_with("Compensation"));
+        let (kind, previous, details) = match outcome {
+            Outcome::Succeeded { output } => ("ExecutionSucceeded", tail, json!({"output": output})),
+            Outcome::Failed(failure) => ("ExecutionFailed", tail, failure.details()),
+            Outcome::TimedOut(failure) => ("ExecutionTimedOut", if unwound { tail } else { 0 }, failure.details()),
+            Outcome::Cancelled { cause } => {
+                let details = Failure::new("", cause).details();
+                ("ExecutionAborted", if unwound { tail } else { 0 }, details)
+            }
+        };
+        root.tail_event = self.end(previous, kind, "", details);
+        root.waiting = Waiting::Ready;
+        self.commands.clear();
+    }
+}
+
+/// Keeps the undos that are at work; answers with the outcome when none is.
+fn kept(unwinding: Result<Unwinding, Outcome>, at_work: &mut Option<Box<Unwinding>>) -> Option<Outcome> {
+    match unwinding {
+        Ok(unwinding) => {
+            *at_work = Some(Box::new(unwinding));
+            None
+        }
+        Err(outcome) => Some(outcome),
     }
 }
 
@@ -324,6 +314,6 @@ fn ended(progress: Progress) -> Option<Outcome> {
     match progress {
         Progress::Blocked => None,
         Progress::Done(output) => Some(Outcome::Succeeded { output }),
-        Progress::Failed(failure) => Some(Outcome::Failed(failure)),
+        Progress::Failed(trouble) => Some(Outcome::Failed(trouble.failure)),
     }
 }

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::template::Template;
+use super::{
+    language::{JSON_PATH, JSONATA},
+    template::{Language, Template},
+};
 
 /// What is wrong with a definition, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,39 +29,6 @@ pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
     known: HashSet<&'static str>,
 }
-
-/// What belongs to JSONPath alone.
-const JSON_PATH: [&str; 17] = [
-    "InputPath",
-    "OutputPath",
-    "ResultPath",
-    "ResultSelector",
-    "Parameters",
-    "Result",
-    "ItemsPath",
-    "SecondsPath",
-    "TimestampPath",
-    "TimeoutSecondsPath",
-    "HeartbeatSecondsPath",
-    "ErrorPath",
-    "CausePath",
-    "MaxConcurrencyPath",
-    "Variable",
-    "ToleratedFailureCountPath",
-    "ToleratedFailurePercentagePath",
-];
-
-/// What is understood but not built.
-const LATER: [&str; 8] = [
-    "HeartbeatSeconds",
-    "Credentials",
-    "ItemBatcher",
-    "ItemReader",
-    "ResultWriter",
-    "ToleratedFailureCount",
-    "ToleratedFailurePercentage",
-    "Iterator",
-];
 
 impl<'a> Fields<'a> {
     /// The object at a pointer, or a fault.
@@ -145,26 +115,33 @@ impl<'a> Fields<'a> {
     }
 
     /// A template.
-    pub(super) fn template(&mut self, field: &'static str, faults: &mut Vec<Fault>) -> Option<Template> {
+    pub(super) fn template(
+        &mut self,
+        field: &'static str,
+        language: Language,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Template> {
         let value = self.get(field)?;
         let mut fault = |pointer, reason| faults.push(Fault { pointer, reason });
-        Some(Template::compile(value, &self.at(field), &mut fault))
+        Some(Template::compile(value, language, &self.at(field), &mut fault))
     }
 
-    /// A template whose literal value must satisfy `valid`.
+    /// A template whose literal value must satisfy `valid`, and that is nothing but a literal or an expression.
     pub(super) fn checked_template(
         &mut self,
         field: &'static str,
+        language: Language,
         needs: &str,
         valid: impl Fn(&Value) -> bool,
         faults: &mut Vec<Fault>,
     ) -> Option<Template> {
         let before = faults.len();
-        let template = self.template(field, faults)?;
+        let template = self.template(field, language, faults)?;
         let composite = matches!(template, Template::Array(_) | Template::Object(_));
         let literal_is_wrong = template.literal().is_some_and(|value| !valid(value));
         if faults.len() == before && (composite && field != "Items" || literal_is_wrong) {
-            self.fault(field, format!("must be {needs} or an expression"), faults);
+            let or = if language == Language::Jsonata { " or an expression" } else { "" };
+            self.fault(field, format!("must be {needs}{or}"), faults);
         }
         Some(template)
     }
@@ -181,15 +158,30 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A list that may be empty.
+    pub(super) fn list_or_empty(&mut self, field: &'static str, faults: &mut Vec<Fault>) -> &'a [Value] {
+        match self.get(field) {
+            Some(Value::Array(items)) if items.is_empty() => &[],
+            _ => self.list(field, faults),
+        }
+    }
+
+    /// A fault of the object itself.
+    pub(super) fn fault_here(&self, reason: impl Into<String>, faults: &mut Vec<Fault>) {
+        faults.push(Fault { pointer: self.pointer.clone(), reason: reason.into() });
+    }
+
     /// Every field nobody asked for is a fault. `of` says what the object is, `a Pass state`.
-    pub(super) fn finish(self, of: &str, faults: &mut Vec<Fault>) {
+    pub(super) fn finish(self, of: &str, language: Language, faults: &mut Vec<Fault>) {
         for field in self.object.keys().filter(|field| !self.known.contains(field.as_str())) {
-            let reason = if JSON_PATH.contains(&field.as_str()) {
-                format!("{field} belongs to JSONPath, which arrives later; use JSONata")
-            } else if LATER.contains(&field.as_str()) {
-                format!("{field} arrives later")
-            } else {
-                format!("{field} is not a field of {of}")
+            let reason = match language {
+                Language::Jsonata if JSON_PATH.contains(&field.as_str()) => {
+                    format!("{field} belongs to JSONPath, and the QueryLanguage here is JSONata")
+                }
+                Language::JsonPath if JSONATA.contains(&field.as_str()) => {
+                    format!("{field} belongs to JSONata, and the QueryLanguage here is JSONPath")
+                }
+                _ => format!("{field} is not a field of {of}"),
             };
             self.fault(field, reason, faults);
         }

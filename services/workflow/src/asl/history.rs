@@ -22,7 +22,7 @@ pub struct Event {
 /// The type of the event on entering a state.
 pub(super) fn entered(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Pass => "PassStateEntered",
+        Kind::Pass { .. } => "PassStateEntered",
         Kind::Succeed => "SucceedStateEntered",
         Kind::Fail { .. } => "FailStateEntered",
         Kind::Wait(_) => "WaitStateEntered",
@@ -36,7 +36,7 @@ pub(super) fn entered(kind: &Kind) -> &'static str {
 /// The type of the event on leaving a state.
 pub(super) fn exited(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Pass => "PassStateExited",
+        Kind::Pass { .. } => "PassStateExited",
         Kind::Succeed => "SucceedStateExited",
         Kind::Fail { .. } => "FailStateExited",
         Kind::Wait(_) => "WaitStateExited",
@@ -44,5 +44,16 @@ pub(super) fn exited(kind: &Kind) -> &'static str {
         Kind::Task(_) => "TaskStateExited",
         Kind::Parallel { .. } => "ParallelStateExited",
         Kind::Map(_) => "MapStateExited",
+    }
+}
+
+/// The type of the event on cutting a state short; most states end as they are entered.
+pub(super) fn aborted(kind: &Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Wait(_) => Some("WaitStateAborted"),
+        Kind::Task(_) => Some("TaskStateAborted"),
+        Kind::Parallel { .. } => Some("ParallelStateAborted"),
+        Kind::Map(_) => Some("MapStateAborted"),
+        Kind::Pass { .. } | Kind::Succeed | Kind::Fail { .. } | Kind::Choice { .. } => None,
     }
 }

@@ -1,29 +1,33 @@
-//! The interpreter of one input: enters states, evaluates their templates and leaves them.
+//! The interpreter of one input: enters states, lets them act, retries, catches and leaves them.
+
+use std::borrow::Cow;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    execution::{Command, Flow, Head, Input, Item, Timer, Waiting},
-    failure::Failure,
+    choice::timestamp,
+    execution::{Command, Input},
+    failure::{Failure, Nature, Trouble},
     fields::integer,
+    flow::{Flow, Head, Item, Timer, Waiting},
     history::{self, Event},
-    jsonata::{self, Bindings},
-    model::{Kind, Retrier, Rule, Scope, Shape, State, Task, Until},
+    model::{Field, Kind, Pick, Retrier, Rule, Scope as States, State, Until},
+    output::Leave,
     parse::SECONDS_MAX,
-    template::{Template, bounded},
+    scope::{Frame, Scope, View},
 };
 
 /// States entered in a row before the others get their turn; bounds the work of one transaction.
 const ENTERED_MAX: u32 = 100;
 /// The longest history (the quota of Step Functions).
-const EVENTS_MAX: u64 = 25_000;
+pub(super) const EVENTS_MAX: u64 = 25_000;
 
 /// How far a flow came.
 pub(super) enum Progress {
     Blocked,
     Done(Value),
-    Failed(Failure),
+    Failed(Trouble),
 }
 
 /// Where a state led.
@@ -31,24 +35,7 @@ pub(super) enum Turn {
     Blocked,
     Next(String, Value),
     End(Value),
-    Failed(Failure),
-}
-
-/// The variables that a flow sees, from the inside out.
-pub(super) struct Frame<'f> {
-    pub(super) outer: Option<&'f Frame<'f>>,
-    pub(super) variables: &'f Map<String, Value>,
-    pub(super) item: Option<&'f Item>,
-}
-
-/// What a state is left with.
-pub(super) struct Leave<'l> {
-    pub(super) shape: &'l Shape,
-    pub(super) next: Option<&'l str>,
-    /// The output without an Output field.
-    pub(super) output: Value,
-    pub(super) result: Option<Value>,
-    pub(super) error: Option<Value>,
+    Failed(Trouble),
 }
 
 /// The interpreter at work.
@@ -60,29 +47,38 @@ pub(super) struct Interpreter<'h> {
     /// Whether flows were let go of, and their commands with them.
     pub(super) abandoned: bool,
     entered: u32,
+    /// The history has no room but for its last event.
+    exhausted: bool,
 }
 
 impl<'h> Interpreter<'h> {
     pub(super) fn new(head: &'h mut Head, now: DateTime<Utc>) -> Self {
-        Self { head, now, events: Vec::new(), commands: Vec::new(), abandoned: false, entered: 0 }
+        let (events, commands) = (Vec::new(), Vec::new());
+        Self { head, now, events, commands, abandoned: false, entered: 0, exhausted: false }
     }
 
     /// Enters states until the flow waits or ends.
-    pub(super) fn run(&mut self, scope: &Scope, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Progress {
+    pub(super) fn run(&mut self, states: &States, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Progress {
         loop {
+            if self.exhausted {
+                let cause = format!("The execution reached the maximum number of history events ({EVENTS_MAX}).");
+                let failure = Failure::new(Failure::RUNTIME, cause);
+                return Progress::Failed(Trouble { failure, nature: Nature::Over });
+            }
             if self.entered >= ENTERED_MAX {
                 flow.waiting = Waiting::Pause(self.start_timer(self.now));
                 return Progress::Blocked;
             }
-            let Some(state) = scope.states.get(&flow.state) else {
-                let cause = format!("there is no state {}", flow.state);
-                return Progress::Failed(Failure::new(Failure::RUNTIME, cause));
+            let Some(state) = states.states.get(&flow.state) else {
+                return Progress::Failed(Trouble::fatal(format!("there is no state {}", flow.state)));
             };
             self.entered += 1;
             flow.entered_at = self.now;
             flow.attempts = vec![0; state.retry.len()];
+            flow.retries = state.is_tried().then_some(0);
             let details = json!({"input": flow.input});
-            flow.last_event = self.emit(flow.last_event, history::entered(&state.kind), &state.name, details);
+            self.publish(flow, history::entered(&state.kind), &state.name, details);
+            flow.entered = flow.last_event;
             let turn = self.begin(state, flow, outer);
             if let Some(progress) = follow(turn, flow) {
                 return progress;
@@ -93,92 +89,94 @@ impl<'h> Interpreter<'h> {
     /// Hands an answer to the flow that waits for it; `None` when no flow does.
     pub(super) fn deliver(
         &mut self,
-        scope: &Scope,
+        states: &States,
         flow: &mut Flow,
         outer: Option<&Frame<'_>>,
         answer: &Input,
     ) -> Option<Progress> {
-        let state = scope.states.get(&flow.state)?;
+        let state = states.states.get(&flow.state)?;
         let turn = match (&flow.waiting, answer) {
-            (Waiting::Task { token: asked, resource, .. }, Input::TaskDone { token, result }) if asked == token => {
-                let details = json!({"resource": resource, "output": result});
-                flow.last_event = self.emit(flow.last_event, "TaskSucceeded", &state.name, details);
-                self.succeed(state, flow, outer, result.clone())
-            }
-            (Waiting::Task { token: asked, resource, .. }, Input::TaskFailed { token, failure }) if asked == token => {
-                let kind = if failure.error == Failure::TIMEOUT { "TaskTimedOut" } else { "TaskFailed" };
-                let details = json!({"resource": resource, "error": failure.error, "cause": failure.cause});
-                flow.last_event = self.emit(flow.last_event, kind, &state.name, details);
-                self.fail(state, flow, outer, failure.clone())
-            }
+            (Waiting::Task(_), _) => self.answer(state, flow, outer, answer)?,
             (Waiting::Timer(timer), Input::TimerFired { token }) if timer.token == *token => {
-                let output = flow.input.clone();
-                let left = self.leave(state, flow, outer, Leave::normal(state, output, None));
-                left.unwrap_or_else(|failure| self.fail(state, flow, outer, failure))
+                let left = self.pass_on(state, flow, outer);
+                left.unwrap_or_else(|trouble| self.fail(state, flow, outer, trouble))
             }
             (Waiting::Retry(timer), Input::TimerFired { token }) if timer.token == *token => {
                 self.begin(state, flow, outer)
             }
             (Waiting::Pause(timer), Input::TimerFired { token }) if timer.token == *token => {
-                return Some(self.run(scope, flow, outer));
+                return Some(self.run(states, flow, outer));
             }
-            (Waiting::Parallel { .. } | Waiting::Map(_), _) => self.deliver_inside(state, flow, outer, answer)?,
+            (Waiting::Parallel { .. } | Waiting::Map(_) | Waiting::Items(_), _) => {
+                self.deliver_inside(state, flow, outer, answer)?
+            }
             _ => return None,
         };
-        Some(follow(turn, flow).unwrap_or_else(|| self.run(scope, flow, outer)))
+        Some(match follow(turn, flow) {
+            Some(progress) => progress,
+            None => self.run(states, flow, outer),
+        })
     }
 
-    /// Does what a state is there for; again on each retry.
+    /// Does what the state does, for the first time or again.
     fn begin(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Turn {
-        if self.head.last_event >= EVENTS_MAX {
-            let cause = format!("the history reached its limit of {EVENTS_MAX} events");
-            return Turn::Failed(Failure::new(Failure::RUNTIME, cause));
-        }
-        self.act(state, flow, outer).unwrap_or_else(|failure| self.fail(state, flow, outer, failure))
+        flow.waiting = Waiting::Ready;
+        self.act(state, flow, outer).unwrap_or_else(|trouble| self.fail(state, flow, outer, trouble))
     }
 
-    fn act(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Result<Turn, Failure> {
+    fn act(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Result<Turn, Trouble> {
         match &state.kind {
-            Kind::Pass | Kind::Succeed => {
-                let output = flow.input.clone();
-                self.leave(state, flow, outer, Leave::normal(state, output, None))
-            }
+            Kind::Pass { result: Some(result) } => self.leave(state, flow, outer, Leave::normal(state, result.clone())),
+            Kind::Pass { result: None } | Kind::Succeed => self.pass_on(state, flow, outer),
             Kind::Fail { error, cause } => {
-                let scope = self.scope(flow, outer, None, None);
-                let text = |field, template: &Option<Template>| match template.as_ref() {
+                let scope = self.scope(flow, outer, Cow::Borrowed(&flow.input));
+                let text = |field: &Option<Field>| match field.as_ref() {
                     None => Ok(String::new()),
-                    Some(template) => match template.evaluate(field, &scope)? {
+                    Some(field) => match field.template.evaluate(field.name, &scope)? {
                         Value::String(text) => Ok(text),
-                        other => Err(Failure::field(field, "a string", &other)),
+                        other => Err(field.template.wrong(field.name, "string", &other)),
                     },
                 };
-                Ok(Turn::Failed(Failure::new(text("Error", error)?, text("Cause", cause)?)))
+                Ok(Turn::Failed(Failure::new(text(error)?, text(cause)?).into()))
             }
             Kind::Wait(until) => {
-                let due = self.due(until, &self.scope(flow, outer, None, None))?;
+                let due = {
+                    let root = self.effective(state, flow, outer)?;
+                    self.due(until, &self.scope(flow, outer, root))?
+                };
                 flow.waiting = Waiting::Timer(self.start_timer(due));
                 Ok(Turn::Blocked)
             }
             Kind::Choice { rules, default } => self.choose(state, flow, outer, rules, default.as_deref()),
             Kind::Task(task) => self.schedule(state, flow, outer, task),
-            Kind::Parallel { arguments, branches } => self.fork(state, flow, outer, arguments.as_ref(), branches),
+            Kind::Parallel { branches } => self.fork(state, flow, outer, branches),
             Kind::Map(map) => self.iterate(state, flow, outer, map),
         }
     }
 
-    fn due(&self, until: &Until, scope: &jsonata::Scope<'_>) -> Result<DateTime<Utc>, Failure> {
+    /// Leaves a state that makes nothing of its input but what its fields say.
+    fn pass_on(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Result<Turn, Trouble> {
+        let result = {
+            let root = self.effective(state, flow, outer)?;
+            match &state.shape.arguments {
+                None => root.into_owned(),
+                Some(template) => template.evaluate("Parameters", &self.scope(flow, outer, root))?,
+            }
+        };
+        self.leave(state, flow, outer, Leave::normal(state, result))
+    }
+
+    fn due(&self, until: &Until, scope: &Scope<'_>) -> Result<DateTime<Utc>, Trouble> {
         match until {
-            Until::Seconds(template) => {
-                let value = template.evaluate("Seconds", scope)?;
+            Until::Seconds(field) => {
+                let value = field.template.evaluate(field.name, scope)?;
                 let seconds = integer(&value).filter(|seconds| *seconds <= SECONDS_MAX);
-                let needs = format!("an integer from 0 to {SECONDS_MAX}");
-                let seconds = seconds.ok_or_else(|| Failure::field("Seconds", &needs, &value))?;
+                let seconds = seconds.ok_or_else(|| field.template.wrong(field.name, "number", &value))?;
                 Ok(self.now + TimeDelta::seconds(i64::from(seconds)))
             }
-            Until::Timestamp(template) => {
-                let value = template.evaluate("Timestamp", scope)?;
-                let time = value.as_str().and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-                let time = time.ok_or_else(|| Failure::field("Timestamp", "an RFC 3339 time", &value))?;
+            Until::Timestamp(field) => {
+                let value = field.template.evaluate(field.name, scope)?;
+                let time = timestamp(&value).ok_or_else(|| field.template.wrong(field.name, "string", &value))?;
                 Ok(time.with_timezone(&Utc))
             }
         }
@@ -191,98 +189,93 @@ impl<'h> Interpreter<'h> {
         outer: Option<&Frame<'_>>,
         rules: &[Rule],
         default: Option<&str>,
-    ) -> Result<Turn, Failure> {
+    ) -> Result<Turn, Trouble> {
         let mut chosen = None;
-        {
-            let scope = self.scope(flow, outer, None, None);
-            for rule in rules {
-                match rule.condition.evaluate("Condition", &scope)? {
-                    Value::Bool(true) => {
-                        chosen = Some((&rule.shape, rule.next.as_str()));
-                        break;
-                    }
-                    Value::Bool(false) => {}
-                    other => return Err(Failure::field("Condition", "a boolean", &other)),
+        let input = {
+            let root = self.effective(state, flow, outer)?;
+            let scope = self.scope(flow, outer, root);
+            for (index, rule) in rules.iter().enumerate() {
+                if rule.test.holds(&scope, &format!("Choices[{index}]/Condition"))? {
+                    chosen = Some((index, rule));
+                    break;
                 }
             }
-        }
-        let chosen = chosen.or(default.map(|default| (&state.shape, default)));
-        let nothing = || Failure::new(Failure::NO_CHOICE_MATCHED, "no rule matched and there is no Default");
-        let (shape, next) = chosen.ok_or_else(nothing)?;
-        let output = flow.input.clone();
-        self.leave(state, flow, outer, Leave { shape, next: Some(next), output, result: None, error: None })
-    }
-
-    fn schedule(
-        &mut self,
-        state: &State,
-        flow: &mut Flow,
-        outer: Option<&Frame<'_>>,
-        task: &Task,
-    ) -> Result<Turn, Failure> {
-        let (arguments, timeout_seconds) = {
-            let scope = self.scope(flow, outer, None, None);
-            let arguments = match &task.arguments {
-                Some(template) => template.evaluate("Arguments", &scope)?,
-                None => flow.input.clone(),
-            };
-            let timeout = task.timeout_seconds.as_ref().map(|template| {
-                let value = template.evaluate("TimeoutSeconds", &scope)?;
-                let seconds = integer(&value).filter(|seconds| (1..=SECONDS_MAX).contains(seconds));
-                let needs = format!("an integer from 1 to {SECONDS_MAX}");
-                seconds.ok_or_else(|| Failure::field("TimeoutSeconds", &needs, &value))
-            });
-            (arguments, timeout.transpose()?)
+            scope.view.root.into_owned()
         };
-        let (scheme, rest) = task.resource.split_once(':').unwrap_or(("", &task.resource));
-        let mut details = json!({"resourceType": scheme, "resource": rest, "parameters": arguments});
-        if let Some(seconds) = timeout_seconds {
-            details["timeoutInSeconds"] = json!(seconds);
-        }
-        flow.last_event = self.emit(flow.last_event, "TaskScheduled", &state.name, details);
-        let (token, resource) = (self.token(), task.resource.clone());
-        let call = (resource.clone(), arguments.clone());
-        self.commands.push(Command::CallTask { token, resource: call.0, arguments: call.1, timeout_seconds });
-        flow.waiting = Waiting::Task { token, resource, arguments, timeout_seconds };
-        Ok(Turn::Blocked)
-    }
-
-    /// Goes on with the result of a Task, a Parallel or a Map.
-    pub(super) fn succeed(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>, result: Value) -> Turn {
-        let left = bounded("the result", &result)
-            .and_then(|()| self.leave(state, flow, outer, Leave::normal(state, result.clone(), Some(result))));
-        left.unwrap_or_else(|failure| self.fail(state, flow, outer, failure))
+        let leave = match (chosen, default) {
+            (Some((index, rule)), _) => Leave {
+                next: Some(&rule.next),
+                output: rule.output.as_ref(),
+                assign: rule.assign.as_ref(),
+                prefix: format!("Choices[{index}]/"),
+                ..Leave::normal(state, input)
+            },
+            (None, Some(default)) => Leave { next: Some(default), ..Leave::normal(state, input) },
+            (None, None) => {
+                let cause = "Failed to transition out of the state. The state does not point to a next state.";
+                return Err(Trouble::fatal(cause));
+            }
+        };
+        self.leave(state, flow, outer, leave)
     }
 
     /// Tries again, catches or gives up.
-    pub(super) fn fail(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>, failure: Failure) -> Turn {
-        let kind = match state.kind {
-            _ if failure.error == Failure::QUERY_EVALUATION_ERROR => Some("EvaluationFailed"),
-            Kind::Parallel { .. } => Some("ParallelStateFailed"),
-            Kind::Map(_) => Some("MapStateFailed"),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            flow.last_event = self.emit(flow.last_event, kind, &state.name, failure.details());
+    pub(super) fn fail(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>, trouble: Trouble) -> Turn {
+        flow.waiting = Waiting::Ready;
+        let trouble = self.describe(state, flow, trouble);
+        if trouble.is_fatal() {
+            return Turn::Failed(trouble);
         }
-        self.abandoned |= matches!(state.kind, Kind::Parallel { .. } | Kind::Map(_));
         let mut retriers = state.retry.iter().zip(&mut flow.attempts);
-        let retrier = retriers.find(|(retrier, _)| failure.matches(&retrier.error_equals));
+        let retrier = retriers.find(|(retrier, _)| trouble.matches(&retrier.error_equals));
         if let Some((retrier, attempts)) = retrier
             && *attempts < retrier.max_attempts
         {
             *attempts += 1;
             let delay = self.delay(retrier, *attempts);
+            flow.retries = flow.retries.map(|retries| retries + 1);
             flow.waiting = Waiting::Retry(self.start_timer(self.now + delay));
             return Turn::Blocked;
         }
-        let Some(catcher) = state.catch.iter().find(|catcher| failure.matches(&catcher.error_equals)) else {
-            return Turn::Failed(failure);
+        let before = (flow.last_event, flow.tail_event);
+        self.tell_of_failure(state, flow);
+        let mut catchers = state.catch.iter().enumerate();
+        let Some((index, catcher)) = catchers.find(|(_, catcher)| trouble.matches(&catcher.error_equals)) else {
+            return Turn::Failed(trouble);
         };
-        let output = failure.output();
-        let error = Some(output.clone());
-        let leave = Leave { shape: &catcher.shape, next: Some(&catcher.next), output, result: None, error };
-        self.leave(state, flow, outer, leave).unwrap_or_else(Turn::Failed)
+        let leave = Leave::caught(index, catcher, trouble.failure.output());
+        self.leave(state, flow, outer, leave).unwrap_or_else(|trouble| {
+            // Step Functions goes on from where it stood before the state had failed.
+            (flow.last_event, flow.tail_event) = before;
+            let trouble = self.describe(state, flow, trouble);
+            if !trouble.is_fatal() {
+                self.tell_of_failure(state, flow);
+            }
+            Turn::Failed(trouble)
+        })
+    }
+
+    /// Names the state in the cause; an expression's failure has an event of its own.
+    pub(super) fn describe(&mut self, state: &State, flow: &mut Flow, trouble: Trouble) -> Trouble {
+        let mut trouble = trouble.in_state(&state.name, flow.entered);
+        if let Nature::Evaluation { location } = &trouble.nature {
+            let mut details = Map::new();
+            trouble.failure.describe(&mut details);
+            details.insert("location".to_owned(), json!(location));
+            self.publish(flow, "EvaluationFailed", &state.name, Value::Object(details));
+        }
+        if matches!(trouble.nature, Nature::Evaluation { .. } | Nature::Broken) {
+            trouble.nature = Nature::Reported;
+        }
+        trouble
+    }
+
+    fn tell_of_failure(&mut self, state: &State, flow: &mut Flow) {
+        match state.kind {
+            Kind::Parallel { .. } => self.publish(flow, "ParallelStateFailed", &state.name, json!({})),
+            Kind::Map(_) => self.publish(flow, "MapStateFailed", &state.name, json!({})),
+            _ => {}
+        }
     }
 
     /// IntervalSeconds x BackoffRate to the power of the retries before, capped, with or without jitter.
@@ -290,96 +283,86 @@ impl<'h> Interpreter<'h> {
         let power = i32::try_from(attempt - 1).unwrap_or(i32::MAX);
         let most = retrier.max_delay_seconds.unwrap_or(f64::from(SECONDS_MAX));
         let seconds = (retrier.interval_seconds * retrier.backoff_rate.powi(power)).min(most);
+        let number = super::intrinsic::mix(self.head.seed ^ self.head.last_event.rotate_left(17));
         #[expect(clippy::cast_precision_loss, reason = "53 bits of a random number are enough")]
-        let part = if retrier.full_jitter { (self.seed() >> 11) as f64 / (1_u64 << 53) as f64 } else { 1.0 };
+        let part = if retrier.full_jitter { (number >> 11) as f64 / (1_u64 << 53) as f64 } else { 1.0 };
         #[expect(clippy::cast_possible_truncation, reason = "at most SECONDS_MAX seconds")]
         TimeDelta::milliseconds((seconds * part * 1000.0) as i64)
     }
 
-    /// Evaluates Output and Assign, both with the variables as they were, and leaves the state.
-    pub(super) fn leave(
-        &mut self,
+    /// The input behind InputPath.
+    pub(super) fn effective<'s>(
+        &'s self,
         state: &State,
-        flow: &mut Flow,
-        outer: Option<&Frame<'_>>,
-        leave: Leave<'_>,
-    ) -> Result<Turn, Failure> {
-        let (output, assigned) = {
-            let scope = self.scope(flow, outer, leave.result.as_ref(), leave.error.as_ref());
-            let output = leave.shape.output.as_ref().map(|template| template.evaluate("Output", &scope)).transpose()?;
-            let assigned =
-                leave.shape.assign.as_ref().map(|template| template.evaluate("Assign", &scope)).transpose()?;
-            (output, assigned)
-        };
-        let output = output.unwrap_or(leave.output);
-        let mut details = json!({"output": output});
-        if let Some(Value::Object(assigned)) = assigned {
-            details["assignedVariables"] = Value::Object(assigned.clone());
-            flow.variables.extend(assigned);
-        }
-        flow.last_event = self.emit(flow.last_event, history::exited(&state.kind), &state.name, details);
-        Ok(match leave.next {
-            Some(next) => Turn::Next(next.to_owned(), output),
-            None => Turn::End(output),
-        })
-    }
-
-    /// What expressions of a flow see.
-    pub(super) fn scope<'s>(
-        &self,
         flow: &'s Flow,
         outer: Option<&'s Frame<'s>>,
-        result: Option<&'s Value>,
-        error: Option<&'s Value>,
-    ) -> jsonata::Scope<'s> {
-        self.scope_of_item(flow, outer, flow.item.as_ref(), result, error)
+    ) -> Result<Cow<'s, Value>, Trouble> {
+        match &state.shape.input_path {
+            Pick::Whole => Ok(Cow::Borrowed(&flow.input)),
+            Pick::Nothing => Ok(Cow::Owned(json!({}))),
+            Pick::At(query) => {
+                let scope = self.scope(flow, outer, Cow::Borrowed(&flow.input));
+                Ok(Cow::Owned(query.evaluate("InputPath", &scope)?.into_owned()))
+            }
+        }
+    }
+
+    /// What expressions of a flow see; `root` is `$`.
+    pub(super) fn scope<'s>(&'s self, flow: &'s Flow, outer: Option<&'s Frame<'s>>, root: Cow<'s, Value>) -> Scope<'s> {
+        self.scope_of_item(flow, outer, flow.item.as_ref(), root)
     }
 
     /// As `scope`, with an item that is not the flow's own.
     pub(super) fn scope_of_item<'s>(
-        &self,
+        &'s self,
         flow: &'s Flow,
         outer: Option<&'s Frame<'s>>,
         item: Option<&'s Item>,
-        result: Option<&'s Value>,
-        error: Option<&'s Value>,
-    ) -> jsonata::Scope<'s> {
-        let (seed, now) = (self.seed(), self.now);
-        let name = |resource: &str| resource.rsplit('/').next().unwrap_or_default().to_owned();
-        let execution = json!({
-            "Id": self.head.id,
-            "Name": name(&self.head.id),
-            "StartTime": self.head.started_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            "Input": self.head.input,
-        });
-        let machine = json!({"Id": self.head.workflow, "Name": name(&self.head.workflow)});
-        let gather = move || {
-            let mut context = json!({
-                "Execution": execution,
-                "StateMachine": machine,
-                "State": {
-                    "Name": flow.state,
-                    "EnteredTime": flow.entered_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-                    "RetryCount": flow.attempts.iter().sum::<u32>(),
-                },
-            });
-            let frame = Frame { outer, variables: &flow.variables, item };
-            if let Some(item) = frame.item() {
-                context["Map"] = json!({"Item": {"Index": item.index, "Value": item.value}});
-            }
-            let mut states = json!({"input": flow.input, "context": context});
-            if let Some(result) = result {
-                states["result"] = result.clone();
-            }
-            if let Some(error) = error {
-                states["errorOutput"] = error.clone();
-            }
-            frame.bind().var("states", states)
-        };
-        jsonata::Scope::new(gather, now, seed)
+        root: Cow<'s, Value>,
+    ) -> Scope<'s> {
+        let (head, now) = (&*self.head, self.now);
+        Scope::new(View { head, now, flow, outer, item, root, result: None, error: None, token: None })
     }
 
-    pub(super) fn emit(&mut self, previous: u64, kind: &'static str, state: &str, details: Value) -> u64 {
+    /// An event of the flow, which the next one follows.
+    pub(super) fn publish(&mut self, flow: &mut Flow, kind: &'static str, state: &str, details: Value) {
+        let id = self.record(flow.quiet, flow.last_event, kind, state, details);
+        flow.last_event = id;
+        flow.tail_event = id;
+    }
+
+    /// An event that the flow's next one does not follow; what ends the execution does.
+    pub(super) fn aside(&mut self, flow: &mut Flow, kind: &'static str, state: &str, details: Value) {
+        flow.tail_event = self.record(flow.quiet, flow.tail_event, kind, state, details);
+    }
+
+    /// As `aside`, and it follows what the flow's next event will follow too.
+    pub(super) fn beside(&mut self, flow: &mut Flow, kind: &'static str, state: &str, details: Value) {
+        flow.tail_event = self.record(flow.quiet, flow.last_event, kind, state, details);
+    }
+
+    /// Adds an event to the history and answers with its id.
+    pub(super) fn record(
+        &mut self,
+        quiet: bool,
+        previous: u64,
+        kind: &'static str,
+        state: &str,
+        details: Value,
+    ) -> u64 {
+        if quiet {
+            // The items of a distributed Map have histories of their own, which nobody keeps.
+            return previous + 1;
+        }
+        if self.head.last_event + 1 >= EVENTS_MAX {
+            self.exhausted = true;
+            return previous;
+        }
+        self.end(previous, kind, state, details)
+    }
+
+    /// Adds the last event, for which there is always room.
+    pub(super) fn end(&mut self, previous: u64, kind: &'static str, state: &str, details: Value) -> u64 {
         self.head.last_event += 1;
         let id = self.head.last_event;
         self.events.push(Event { id, previous, kind, state: state.to_owned(), details });
@@ -387,40 +370,14 @@ impl<'h> Interpreter<'h> {
     }
 
     pub(super) fn start_timer(&mut self, due: DateTime<Utc>) -> Timer {
-        let token = self.token();
-        self.commands.push(Command::StartTimer { token, due });
-        Timer { token, due }
+        let timer = Timer { token: self.token(), due };
+        self.commands.push(timer.command());
+        timer
     }
 
-    fn token(&mut self) -> u64 {
+    pub(super) fn token(&mut self) -> u64 {
         self.head.last_token += 1;
         self.head.last_token
-    }
-
-    /// A number that looks random and is the same whenever this point is reached again (splitmix64).
-    fn seed(&self) -> u64 {
-        let mut mixed = self.head.seed.wrapping_add(self.head.last_event.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
-impl Frame<'_> {
-    fn item(&self) -> Option<&Item> {
-        self.item.or_else(|| self.outer.and_then(Frame::item))
-    }
-
-    fn bind(&self) -> Bindings {
-        let outer = self.outer.map(Frame::bind).unwrap_or_default();
-        self.variables.iter().fold(outer, |bindings, (name, value)| bindings.var(name.clone(), value.clone()))
-    }
-}
-
-impl<'l> Leave<'l> {
-    /// Out by Next or End with the state's own Output and Assign.
-    pub(super) fn normal(state: &'l State, output: Value, result: Option<Value>) -> Self {
-        Self { shape: &state.shape, next: state.next.as_deref(), output, result, error: None }
     }
 }
 
@@ -429,7 +386,7 @@ fn follow(turn: Turn, flow: &mut Flow) -> Option<Progress> {
     match turn {
         Turn::Blocked => Some(Progress::Blocked),
         Turn::End(output) => Some(Progress::Done(output)),
-        Turn::Failed(failure) => Some(Progress::Failed(failure)),
+        Turn::Failed(trouble) => Some(Progress::Failed(trouble)),
         Turn::Next(state, output) => {
             flow.state = state;
             flow.input = output;

@@ -100,6 +100,7 @@ pub(super) struct Opened {
     pub(super) wait: Wait,
     pub(super) arguments: String,
     pub(super) timeout_seconds: Option<u32>,
+    pub(super) heartbeat_seconds: Option<u32>,
 }
 
 /// Where a run is until its next step.
@@ -268,7 +269,7 @@ impl Active {
         match message {
             Message::TaskDone { token, result } => self.advance(Input::TaskDone { token, result }, now, taken),
             Message::TaskFailed { token, failure } => self.advance(Input::TaskFailed { token, failure }, now, taken),
-            Message::Heartbeat { .. } => {}
+            Message::Heartbeat { token } => self.advance(Input::TaskHeartbeat { token }, now, taken),
             Message::Signal { name, payload } => {
                 let token = waits(&self.execution)
                     .find(|(_, wait)| wait.kind == "signal" && wait.name == name)
@@ -310,12 +311,15 @@ impl Active {
         let outstanding = self.execution.outstanding();
         let mut open = BTreeMap::new();
         for command in outstanding {
-            let Command::CallTask { token, resource, arguments, timeout_seconds } = command else { continue };
+            let Command::CallTask { token, resource, arguments, timeout_seconds, heartbeat_seconds, .. } = command
+            else {
+                continue;
+            };
             let Family::Wait { kind, name } = tasks::family(&resource) else { continue };
             let wait = Wait { kind, name };
             if !self.waits.contains_key(&token) {
                 let (wait, arguments) = (wait.clone(), arguments.to_string());
-                taken.opened.push(Opened { token, wait, arguments, timeout_seconds });
+                taken.opened.push(Opened { token, wait, arguments, timeout_seconds, heartbeat_seconds });
             }
             open.insert(token, wait);
         }

@@ -112,15 +112,16 @@ impl Active {
             return Err(self);
         }
         let update = match &taken.outcome {
-            Some(outcome) => ended(&about, outcome, now, self.kept_to_retry(outcome)),
+            Some(outcome) => ended(&about, outcome, now, self.kept_to_retry(outcome, &taken)),
             None => self.at_work(now, taken.rehold),
         };
         Ok(Advanced::new(about, update, taken, (now, clock)).with(self))
     }
 
-    /// The state that a retry goes on from.
-    fn kept_to_retry(&self, outcome: &Outcome) -> Option<String> {
-        let failed = matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut(_));
+    /// The state that a retry goes on from; none when what went before was undone.
+    fn kept_to_retry(&self, outcome: &Outcome, taken: &Taken) -> Option<String> {
+        let unwound = taken.events.iter().any(|event| event.kind.starts_with("Compensation"));
+        let failed = !unwound && matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut(_));
         failed.then(|| serde_json::to_string(&self.execution).ok()).flatten()
     }
 

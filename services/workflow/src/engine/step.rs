@@ -208,7 +208,7 @@ impl Engine {
         match command {
             Command::StartTimer { token, due } => self.timers.push(Reverse((due, key, token))),
             Command::CallTask { resource, .. } if tasks::family(&resource) != Family::Call => {}
-            Command::CallTask { token, resource, arguments, timeout_seconds } => {
+            Command::CallTask { token, resource, arguments, timeout_seconds, .. } => {
                 let Some(active) = self.runs.get_mut(&key).filter(|active| !active.calls.contains_key(&token)) else {
                     return;
                 };

@@ -115,14 +115,16 @@ pub(super) async fn insert_tasks(tx: &mut SystemTx, steps: &[&Advanced]) -> Resu
     let arguments: Vec<String> = opened.iter().map(|(_, wait)| wait.arguments.clone()).collect();
     let seconds = |of: Option<u32>| of.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
     let timeouts: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.timeout_seconds)).collect();
+    let heartbeats: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.heartbeat_seconds)).collect();
     let parents: Vec<Option<String>> = opened.iter().map(|(about, _)| about.traceparent.clone()).collect();
     // Arrays of different lengths have no array: roles travel as JSON.
     let roles: Vec<serde_json::Value> = opened.iter().map(|(about, _)| serde_json::json!(about.roles)).collect();
     sqlx::query!(
-        "insert into workflow.tasks (tenant_id, run_id, token, kind, name, arguments, timeout_seconds, traceparent, roles)
-         select t, r, k, kind, n, a::json, seconds, p, array(select jsonb_array_elements_text(roles))
-         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::text[],
-                     $9::jsonb[]) as u (t, r, k, kind, n, a, seconds, p, roles)
+        "insert into workflow.tasks (tenant_id, run_id, token, kind, name, arguments, timeout_seconds,
+                                     heartbeat_seconds, traceparent, roles)
+         select t, r, k, kind, n, a::json, seconds, beats, p, array(select jsonb_array_elements_text(roles))
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[],
+                     $9::text[], $10::jsonb[]) as u (t, r, k, kind, n, a, seconds, beats, p, roles)
          on conflict do nothing",
         &tenants,
         &runs,
@@ -131,6 +133,7 @@ pub(super) async fn insert_tasks(tx: &mut SystemTx, steps: &[&Advanced]) -> Resu
         &names,
         &arguments,
         &timeouts as &[Option<i32>],
+        &heartbeats as &[Option<i32>],
         &parents as &[Option<String>],
         &roles
     )

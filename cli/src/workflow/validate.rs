@@ -1,0 +1,39 @@
+//! `tenon workflow validate`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::Args;
+use tenon_workflow::asl;
+
+use super::{INVALID, invalid, source};
+
+/// Which definition.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// The definition, bare or in an envelope with a field `definition`; - is standard input
+    file: PathBuf,
+}
+
+pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
+    let definition = match source::definition(&settings.file) {
+        Ok(definition) => definition,
+        Err(why) => return Ok(invalid(&why)),
+    };
+    match source::parse(&definition, false) {
+        Err(faults) => {
+            print!("{}", source::lines(&faults));
+            Ok(ExitCode::from(INVALID))
+        }
+        Ok(machine) => {
+            let mut foreign: Vec<&str> = machine.tasks().into_iter().map(|(_, resource)| resource).collect();
+            foreign.retain(|resource| asl::is_aws(resource));
+            foreign.sort_unstable();
+            foreign.dedup();
+            for resource in foreign {
+                eprintln!("note: {resource} is a resource of AWS; it can be simulated with a mock, and not run here");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

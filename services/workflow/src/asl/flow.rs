@@ -1,0 +1,255 @@
+//! The state of an execution as data: its flows, what each waits for, and the undos that it has gathered.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    execution::{Command, Outcome},
+    resource::Resource,
+};
+
+/// What stays the same over an execution's life, and its counters.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) workflow: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) role: String,
+    #[serde(skip)]
+    pub(super) input: Value,
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) seed: u64,
+    pub(super) last_event: u64,
+    pub(super) last_token: u64,
+    /// What undoes the states that succeeded, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) undos: Vec<Undo>,
+}
+
+/// What undoes a state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Undo {
+    pub(super) state: String,
+    pub(super) resource: String,
+    pub(super) arguments: Value,
+}
+
+/// The undos of an execution that has failed, at work.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Unwinding {
+    pub(super) outcome: Outcome,
+    /// The undo that runs; those before it wait in the head.
+    pub(super) undo: Undo,
+    pub(super) attempt: u32,
+    /// The call, or nothing while a timer runs towards the next attempt.
+    pub(super) token: Option<u64>,
+    pub(super) timer: Option<Timer>,
+}
+
+/// A timer that is running.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Timer {
+    pub(super) token: u64,
+    pub(super) due: DateTime<Utc>,
+}
+
+/// One thread of control: the root, a branch of a Parallel or an iteration of a Map.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Flow {
+    pub(super) state: String,
+    pub(super) input: Value,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(super) variables: Map<String, Value>,
+    pub(super) entered_at: DateTime<Utc>,
+    /// The event on entering the state.
+    pub(super) entered: u64,
+    /// What the flow's next event follows.
+    pub(super) last_event: u64,
+    /// As `last_event`, or an event beside it since.
+    pub(super) tail_event: u64,
+    /// Retries so far, per Retrier of the state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) attempts: Vec<u32>,
+    /// Retries so far, in a state that can have some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retries: Option<u32>,
+    /// The iteration that this flow is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) item: Option<Item>,
+    /// An item of a distributed Map: its events are not those of the execution.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) quiet: bool,
+    pub(super) waiting: Waiting,
+}
+
+/// An item of a Map.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Item {
+    pub(super) index: usize,
+    pub(super) value: Value,
+}
+
+/// What a flow waits for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Waiting {
+    /// Nothing: its state is about to be entered.
+    Ready,
+    Task(Call),
+    Timer(Timer),
+    Retry(Timer),
+    /// For its turn: it has entered many states in a row.
+    Pause(Timer),
+    Parallel {
+        branches: Vec<Flow>,
+    },
+    Map(Box<Iterations>),
+    /// For the items of a Map that are read from elsewhere.
+    Items(Call),
+    Done {
+        output: Value,
+    },
+}
+
+/// A task that was called.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Call {
+    pub(super) token: u64,
+    pub(super) resource: String,
+    pub(super) arguments: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) timeout_seconds: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) heartbeat_seconds: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) timeout: Option<Timer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) heartbeat: Option<Timer>,
+    /// Whether the history tells that it started.
+    pub(super) started: bool,
+}
+
+/// The iterations of a Map at work.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Iterations {
+    /// Items, or batches of them; those before `next` have been taken.
+    pub(super) items: Vec<Value>,
+    pub(super) next: usize,
+    pub(super) limit: usize,
+    pub(super) running: BTreeMap<usize, Flow>,
+    pub(super) results: BTreeMap<usize, Value>,
+    pub(super) failed: usize,
+    /// Failures that are one too many.
+    pub(super) fails_at: usize,
+    /// Whether the items are selected already: those of batches are.
+    pub(super) selected: bool,
+}
+
+impl Flow {
+    pub(super) fn new(state: &str, input: Value, last_event: u64, now: DateTime<Utc>) -> Self {
+        Self {
+            state: state.to_owned(),
+            input,
+            variables: Map::new(),
+            entered_at: now,
+            entered: 0,
+            last_event,
+            tail_event: last_event,
+            attempts: Vec::new(),
+            retries: None,
+            item: None,
+            quiet: false,
+            waiting: Waiting::Ready,
+        }
+    }
+
+    /// The flows inside of this one.
+    pub(super) fn inner_mut(&mut self) -> Vec<&mut Flow> {
+        match &mut self.waiting {
+            Waiting::Parallel { branches } => branches.iter_mut().collect(),
+            Waiting::Map(at) => at.running.values_mut().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn outstanding(&self, commands: &mut Vec<Command>) {
+        match &self.waiting {
+            Waiting::Ready | Waiting::Done { .. } => {}
+            Waiting::Task(call) | Waiting::Items(call) => {
+                commands.push(call.command(&self.state));
+                let timers = call.timeout.iter().chain(&call.heartbeat);
+                commands.extend(timers.map(|timer| timer.command()));
+            }
+            Waiting::Timer(timer) | Waiting::Retry(timer) | Waiting::Pause(timer) => commands.push(timer.command()),
+            Waiting::Parallel { branches } => branches.iter().for_each(|branch| branch.outstanding(commands)),
+            Waiting::Map(at) => at.running.values().for_each(|flow| flow.outstanding(commands)),
+        }
+    }
+
+    /// Whether a timer is the pause before a retry.
+    pub(super) fn is_retry(&self, token: u64) -> bool {
+        match &self.waiting {
+            Waiting::Retry(timer) => timer.token == token,
+            Waiting::Parallel { branches } => branches.iter().any(|branch| branch.is_retry(token)),
+            Waiting::Map(at) => at.running.values().any(|flow| flow.is_retry(token)),
+            _ => false,
+        }
+    }
+
+    /// The flow that waits for an answer.
+    pub(super) fn find(&self, token: u64) -> Option<&Flow> {
+        match &self.waiting {
+            Waiting::Task(call) | Waiting::Items(call) => (call.token == token).then_some(self),
+            Waiting::Parallel { branches } => branches.iter().find_map(|branch| branch.find(token)),
+            Waiting::Map(at) => at.running.values().find_map(|flow| flow.find(token)),
+            _ => None,
+        }
+    }
+}
+
+impl Call {
+    pub(super) fn command(&self, state: &str) -> Command {
+        Command::CallTask {
+            token: self.token,
+            state: state.to_owned(),
+            resource: self.resource.clone(),
+            arguments: self.arguments.clone(),
+            timeout_seconds: self.timeout_seconds,
+            heartbeat_seconds: self.heartbeat_seconds,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Resource<'_> {
+        Resource::of(&self.resource)
+    }
+}
+
+impl Timer {
+    pub(super) fn command(self) -> Command {
+        Command::StartTimer { token: self.token, due: self.due }
+    }
+}
+
+impl Unwinding {
+    pub(super) fn outstanding(&self, commands: &mut Vec<Command>) {
+        if let Some(token) = self.token {
+            commands.push(self.undo.command(token));
+        }
+        commands.extend(self.timer.map(Timer::command));
+    }
+}
+
+impl Undo {
+    pub(super) fn command(&self, token: u64) -> Command {
+        Command::CallTask {
+            token,
+            state: self.state.clone(),
+            resource: self.resource.clone(),
+            arguments: self.arguments.clone(),
+            timeout_seconds: Some(super::compensation::TIMEOUT_SECONDS),
+            heartbeat_seconds: None,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What tasks answer in a simulation: our own mock files, and those of Step Functions Local as they are.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::asl::Failure;
+
+/// The highest number of an answer in a file of Step Functions Local.
+const NUMBER_MAX: usize = 10_000;
+
+/// Why a mock file cannot be used.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct BadMocks(String);
+
+/// The answers of each state.
+#[derive(Debug, Default)]
+pub struct Mocks {
+    states: HashMap<String, Answers>,
+}
+
+#[derive(Debug)]
+struct Answers {
+    list: Vec<Answer>,
+    /// Answers are numbered by retries, as in Step Functions Local; else they are walked and the last one repeats.
+    by_retries: bool,
+    calls: usize,
+    /// The answer of the call before.
+    last: Option<usize>,
+}
+
+type Answer = Result<Value, Failure>;
+
+impl Mocks {
+    /// Reads `{"State": [{"return": X} | {"throw": {"error", "cause"}}, ...]}`, or a MockConfigFile.json of Step Functions
+    /// Local, of which `state_machine` and `test_case` choose a part; each may be left out when there is but one.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn parse(file: &Value, state_machine: Option<&str>, test_case: Option<&str>) -> Result<Self, BadMocks> {
+        let file = file.as_object().ok_or_else(|| bad("a mock file is a JSON object"))?;
+        let is_local = file.get("StateMachines").is_some_and(Value::is_object)
+            && file.get("MockedResponses").is_none_or(Value::is_object);
+        if is_local {
+            return local(file, state_machine, test_case);
+        }
+        if test_case.is_some() {
+            return Err(bad("--test-case is for mock files of Step Functions Local"));
+        }
+        let mut states = HashMap::new();
+        for (state, answers) in file {
+            let answers = answers.as_array().filter(|answers| !answers.is_empty());
+            let answers = answers.ok_or_else(|| bad(format!("{state}: must be a non-empty array of answers")))?;
+            let each = answers.iter().enumerate().map(|(index, value)| own(value, &format!("{state}[{index}]")));
+            states.insert(state.clone(), Answers::new(each.collect::<Result<_, _>>()?, false));
+        }
+        Ok(Self { states })
+    }
+
+    /// What a state's task answers after so many retries; an error says what the file lacks.
+    pub(super) fn answer(&mut self, state: &str, retries: u32) -> Result<Answer, String> {
+        let Some(answers) = self.states.get_mut(state) else {
+            return Err(format!(
+                "there is no mock for it: add {{\"{state}\": [{{\"return\": ...}}]}} to the file of --mocks"
+            ));
+        };
+        let index = answers.next(retries);
+        match answers.list.get(index) {
+            Some(answer) => {
+                answers.calls += 1;
+                answers.last = Some(index);
+                Ok(answer.clone())
+            }
+            None => Err(format!("its mock has no answer number {index}")),
+        }
+    }
+}
+
+impl Answers {
+    fn new(list: Vec<Answer>, by_retries: bool) -> Self {
+        Self { list, by_retries, calls: 0, last: None }
+    }
+
+    fn next(&self, retries: u32) -> usize {
+        if !self.by_retries {
+            return self.calls.min(self.list.len() - 1);
+        }
+        let retries = retries as usize;
+        // No retry follows an answer that is a result, so what stands behind it is for the next visit of the state.
+        let after = self.last.filter(|_| retries == 0).map(|last| last + 1);
+        match after {
+            Some(after) if after < self.list.len() && self.list[after - 1].is_ok() => after,
+            _ => retries,
+        }
+    }
+}
+
+/// `{"return": X}` or `{"throw": {"error": E, "cause": C}}`.
+fn own(value: &Value, place: &str) -> Result<Answer, BadMocks> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1);
+    let field = fields.and_then(|fields| fields.iter().next());
+    match field.map(|(key, value)| (key.as_str(), value)) {
+        Some(("return" | "Return", result)) => Ok(Ok(result.clone())),
+        Some(("throw" | "Throw", thrown)) => throw(thrown, place).map(Err),
+        _ => Err(bad(format!("{place}: must be an object with either return or throw"))),
+    }
+}
+
+fn throw(value: &Value, place: &str) -> Result<Failure, BadMocks> {
+    let text = |lower: &str, upper: &str| match value.get(lower).or_else(|| value.get(upper)) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(bad(format!("{place}: {lower} must be a string"))),
+    };
+    let (error, cause) = (text("error", "Error")?, text("cause", "Cause")?);
+    if error.is_empty() {
+        return Err(bad(format!("{place}: what is thrown needs an error")));
+    }
+    Ok(Failure::new(error, cause))
+}
+
+fn local(file: &Map<String, Value>, state_machine: Option<&str>, test_case: Option<&str>) -> Result<Mocks, BadMocks> {
+    let machines =
+        file.get("StateMachines").and_then(Value::as_object).ok_or_else(|| bad("StateMachines is missing"))?;
+    let (machine_name, machine) = choose(machines, state_machine, "state machine", "--state-machine")?;
+    let cases = machine.get("TestCases").and_then(Value::as_object);
+    let cases = cases.ok_or_else(|| bad(format!("StateMachines.{machine_name}: TestCases is missing")))?;
+    let (case_name, case) = choose(cases, test_case, "test case", "--test-case")?;
+    let case = case.as_object().ok_or_else(|| bad(format!("TestCases.{case_name}: must be an object")))?;
+    let responses = file.get("MockedResponses").and_then(Value::as_object);
+    let mut states = HashMap::new();
+    for (state, name) in case {
+        let name = name.as_str().ok_or_else(|| bad(format!("TestCases.{case_name}.{state}: must be a name")))?;
+        let response = responses.and_then(|responses| responses.get(name)).and_then(Value::as_object);
+        let response = response.ok_or_else(|| bad(format!("MockedResponses.{name} is missing")))?;
+        states.insert(state.clone(), Answers::new(numbered(name, response)?, true));
+    }
+    Ok(Mocks { states })
+}
+
+fn choose<'f>(
+    all: &'f Map<String, Value>,
+    wanted: Option<&str>,
+    what: &str,
+    flag: &str,
+) -> Result<(&'f String, &'f Value), BadMocks> {
+    let names = || all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match wanted {
+        Some(wanted) => {
+            all.get_key_value(wanted).ok_or_else(|| bad(format!("there is no {what} {wanted}; there are: {}", names())))
+        }
+        None if all.len() == 1 => Ok(all.iter().next().expect("there is one")),
+        None => Err(bad(format!("choose a {what} with {flag}; there are: {}", names()))),
+    }
+}
+
+/// `{"0": {"Return": X}, "1-2": {"Throw": {"Error", "Cause"}}}`: every number from 0 on, once.
+fn numbered(name: &str, response: &Map<String, Value>) -> Result<Vec<Answer>, BadMocks> {
+    let mut list: Vec<Option<Answer>> = Vec::new();
+    for (range, value) in response {
+        let place = format!("MockedResponses.{name}.{range}");
+        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number <= NUMBER_MAX);
+        let bounds = match range.split_once('-') {
+            None => number(range).map(|at| (at, at)),
+            Some((from, to)) => number(from).zip(number(to)),
+        };
+        let (from, to) =
+            bounds.filter(|(from, to)| from <= to).ok_or_else(|| bad(format!("{place}: is no number and no range")))?;
+        let answer = own(value, &place)?;
+        if list.len() <= to {
+            list.resize(to + 1, None);
+        }
+        for slot in &mut list[from..=to] {
+            if slot.replace(answer.clone()).is_some() {
+                return Err(bad(format!("{place}: a number is there twice")));
+            }
+        }
+    }
+    let whole: Option<Vec<Answer>> = list.into_iter().collect();
+    whole
+        .filter(|list| !list.is_empty())
+        .ok_or_else(|| bad(format!("MockedResponses.{name}: numbers must go on from 0 without holes")))
+}
+
+fn bad(why: impl Into<String>) -> BadMocks {
+    BadMocks(why.into())
+}

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use hmac::{Hmac, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -50,7 +52,7 @@ async fn tables(owner: &mut PgConnection) -> Vec<Table> {
                           unnest(i.indkey::int2[]) with ordinality k(attnum, at), pg_attribute a
                           where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid and a.attnum = k.attnum), '{{}}')
          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where c.relkind in ('r', 'p') and n.nspname in ({schemas}) order by 1, 2"
+         where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ({schemas}) order by 1, 2"
     );
     let table = |row: PgRow| {
         let (schema, name): (String, String) = (row.get(0), row.get(1));
@@ -66,6 +68,28 @@ async fn tables(owner: &mut PgConnection) -> Vec<Table> {
     rows(owner, sql).await.into_iter().map(table).collect()
 }
 
+/// A run under a key, with an attribute, that waits for a signal and has another in its mailbox; and a pause.
+async fn held_run(mesh: &Mesh, tenant: &Tenant) {
+    let task = json!({ "Type": "Task", "Resource": "signal:go", "End": true });
+    let id = format!("{}-waits", tenant.slug);
+    let body = json!({ "workflowId": id, "definition": { "StartAt": "A", "States": { "A": task } } });
+    let (status, answer) = mesh.post("/v1/workflows", &tenant.token, &body).await;
+    assert!(status.is_success(), "{answer}");
+    let body = json!({ "workflow": id, "idempotencyKey": "one", "attributes": { "colour": "red" } });
+    let (status, run) = mesh.post("/v1/runs", &tenant.token, &body).await;
+    assert!(status.is_success(), "{run}");
+    let name = run["name"].as_str().expect("a run has a name");
+    eventually("it waits", || async {
+        let (_, why) = mesh.get(&format!("/v1/{name}:explain"), &tenant.token).await;
+        (why["reasons"][0]["code"] == "WAITING_SIGNAL").then_some(())
+    })
+    .await;
+    let (status, answer) = mesh.post(&format!("/v1/{name}:signal"), &tenant.token, &json!({ "signal": "other" })).await;
+    assert!(status.is_success(), "{answer}");
+    let (status, answer) = mesh.post("/v1/pauses", &tenant.token, &json!({ "workflow": id })).await;
+    assert!(status.is_success(), "{answer}");
+}
+
 /// Two tenants with a row in every table, made as customers make them.
 async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
     let tenants = [mesh.onboard("table-one").await, mesh.onboard("table-two").await];
@@ -79,12 +103,14 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         let run = mesh.request(Method::POST, "/v1/runs").bearer_auth(&tenant.token).header("idempotency-key", "once");
         let run = run.json(&json!({ "workflow": tenant.slug })).send().await.expect("the edge answers");
         assert!(run.status().is_success(), "{:?}", run.text().await);
+        what_starts_runs(mesh, tenant).await;
         let event = json!({ "events": [{ "id": "1", "meter": "ai_tokens" }] });
         let (status, answer) = mesh.post("/v1/usage:ingest", &tenant.token, &event).await;
         assert!(status.is_success(), "{answer}");
         let secret = json!({ "secretId": "key", "value": tenant.slug });
         let (status, answer) = mesh.post("/v1/secrets", &tenant.token, &secret).await;
         assert!(status.is_success(), "{answer}");
+        held_run(mesh, tenant).await;
         eventually("the run is counted, so every table has a row", || async {
             let (_, usage) = mesh.get("/v1/usage", &tenant.token).await;
             let (_, runs) = mesh.get("/v1/runs?state=SUCCEEDED", &tenant.token).await;
@@ -94,6 +120,37 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         .await;
     }
     tenants
+}
+
+/// A schedule, a hook with a delivery, a trigger, and an endpoint with a delivery.
+async fn what_starts_runs(mesh: &Mesh, tenant: &Tenant) {
+    let made = async |path: &str, body: Value| {
+        let (status, answer) = mesh.post(path, &tenant.token, &body).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        answer
+    };
+    let yearly = json!({ "scheduleId": "yearly", "workflow": tenant.slug, "cron": "0 0 1 1 *", "paused": true });
+    made("/v1/schedules", yearly).await;
+    let secret = format!("secret-of-{}-0123456789", tenant.slug);
+    made("/v1/hooks", json!({ "hookId": "hook", "scheme": "META", "secret": secret })).await;
+    let delivery = mesh.request(Method::POST, &format!("/hooks/{}/hook", tenant.slug)).body("{}");
+    let signature = format!("sha256={}", hmac_of(&secret, b"{}"));
+    let answer = delivery.header("x-hub-signature-256", signature).send().await.expect("the edge answers");
+    assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    let states = json!({ "StartAt": "A", "States": { "A": { "Type": "Succeed" } } });
+    let triggers = json!([{ "webhook": { "hook": "hook" } }]);
+    let id = format!("{}-hooked", tenant.slug);
+    made("/v1/workflows", json!({ "workflowId": id, "definition": states, "envelope": { "triggers": triggers } }))
+        .await;
+    let id = format!("{}-erp", tenant.slug);
+    made("/v1/endpoints", json!({ "endpointId": id, "url": "https://erp.invalid/in", "eventTypes": ["x"] })).await;
+    made(&format!("/v1/endpoints/{id}:test"), json!({})).await;
+}
+
+fn hmac_of(secret: &str, body: &[u8]) -> String {
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
+    mac.update(body);
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn uuid(tenant: &Tenant) -> Uuid {
@@ -189,6 +246,22 @@ async fn another_tenant_cannot_be_read_or_written(
 async fn row_of(owner: &mut PgConnection, table: &str, tenant: Uuid) -> Value {
     let sql = format!("select to_jsonb(t) from {table} t where tenant_id = '{tenant}' limit 1");
     owner.fetch_one(AssertSqlSafe(sql)).await.expect("the owner reads everything").get(0)
+}
+
+#[tokio::test]
+async fn a_partition_is_reached_through_its_table_only() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let mut owner = mesh.database.owner().await;
+    let sql = "select c.oid::regclass::text, c.relrowsecurity and c.relforcerowsecurity,
+                      exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)
+               from pg_class c where c.relispartition and c.relkind = 'r'";
+    let parts = rows(&mut owner, sql.to_owned()).await;
+    assert!(parts.len() >= 5, "{} partitions", parts.len());
+    for part in parts {
+        let name: String = part.get(0);
+        assert!(part.get::<bool, _>(1), "{name}: enable row level security, and force");
+        assert!(!part.get::<bool, _>(2), "{name} is granted to a role of its own");
+    }
 }
 
 #[tokio::test]

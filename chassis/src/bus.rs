@@ -71,6 +71,12 @@ pub enum Bus {
 
 /// Handles events in a transaction that also remembers that they were handled.
 pub trait Handle: Send + Sync + 'static {
+    /// Those of some events that are to be handled, and so to be remembered. All, unless the handler says else.
+    fn wanted<'a>(&'a self, tx: &'a mut SystemTx, events: Vec<Event>) -> BoxFuture<'a, Result<Vec<Event>, Error>> {
+        let _ = tx;
+        Box::pin(async move { Ok(events) })
+    }
+
     /// `events` come in commit order per source and each exactly once. An error rolls all of them back and they come
     /// again: return one only for what may pass.
     fn handle<'a>(&'a self, tx: &'a mut SystemTx, events: &'a [Event]) -> BoxFuture<'a, Result<(), Error>>;
@@ -81,7 +87,7 @@ pub trait Handle: Send + Sync + 'static {
 pub struct Consumer {
     /// Unique over the mesh, `billing.usage`.
     pub name: &'static str,
-    /// The types that it reads.
+    /// The types that it reads; none is all.
     pub types: &'static [&'static str],
     pub handler: Arc<dyn Handle>,
 }
@@ -162,6 +168,10 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
 
 /// Hands over the events that the consumer has not seen. They join the trace of the first.
 async fn handle(tx: &mut SystemTx, consumer: &Consumer, events: Vec<Event>) -> Result<(), Error> {
+    let events = consumer.handler.wanted(&mut *tx, events).await?;
+    if events.is_empty() {
+        return Ok(());
+    }
     let fresh = store::insert_seen(&mut *tx, consumer.name, &events).await?;
     let events: Vec<Event> = events.into_iter().filter(|event| fresh.contains(&event.id.uuid())).collect();
     let Some(first) = events.first() else { return Ok(()) };

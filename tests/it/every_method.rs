@@ -240,6 +240,9 @@ impl Stage {
         let schedule = made("/v1/schedules", schedule).await;
         let targets = json!([{ "start": { "workflow": "bravo-nap" } }]);
         let hook = made("/v1/hooks", json!({ "hookId": "bravo-hook", "scheme": "GITHUB", "targets": targets })).await;
+        let endpoint = json!({ "endpointId": "bravo-erp", "url": "https://bravo.test/in", "eventTypes": ["bravo.*"] });
+        let endpoint = made("/v1/endpoints", endpoint).await;
+        let delivery = made(&format!("/v1/{endpoint}:test"), json!({})).await;
         let run = json!({ "workflow": "bravo-nap", "entityId": "bravo-1", "input": { "for": "bravo" } });
         let run = made("/v1/runs", run).await;
         made("/v1/usage:ingest", json!({ "events": [{ "id": "bravo-1", "meter": "bravo_units" }] })).await;
@@ -250,6 +253,8 @@ impl Stage {
             ("runs/*", run),
             ("schedules/*", schedule),
             ("hooks/*", hook),
+            ("endpoints/*", endpoint),
+            ("endpoints/*/deliveries/*", delivery),
             // The tenant and the hook in the path of a delivery: nobody's.
             ("*", "nobody".to_owned()),
         ]);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use hmac::{Hmac, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -79,6 +81,7 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         let run = mesh.request(Method::POST, "/v1/runs").bearer_auth(&tenant.token).header("idempotency-key", "once");
         let run = run.json(&json!({ "workflow": tenant.slug })).send().await.expect("the edge answers");
         assert!(run.status().is_success(), "{:?}", run.text().await);
+        what_starts_runs(mesh, tenant).await;
         let event = json!({ "events": [{ "id": "1", "meter": "ai_tokens" }] });
         let (status, answer) = mesh.post("/v1/usage:ingest", &tenant.token, &event).await;
         assert!(status.is_success(), "{answer}");
@@ -91,6 +94,37 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         .await;
     }
     tenants
+}
+
+/// A schedule, a hook with a delivery, a trigger, and an endpoint with a delivery.
+async fn what_starts_runs(mesh: &Mesh, tenant: &Tenant) {
+    let made = async |path: &str, body: Value| {
+        let (status, answer) = mesh.post(path, &tenant.token, &body).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        answer
+    };
+    let yearly = json!({ "scheduleId": "yearly", "workflow": tenant.slug, "cron": "0 0 1 1 *", "paused": true });
+    made("/v1/schedules", yearly).await;
+    let secret = format!("secret-of-{}-0123456789", tenant.slug);
+    made("/v1/hooks", json!({ "hookId": "hook", "scheme": "META", "secret": secret })).await;
+    let delivery = mesh.request(Method::POST, &format!("/hooks/{}/hook", tenant.slug)).body("{}");
+    let signature = format!("sha256={}", hmac_of(&secret, b"{}"));
+    let answer = delivery.header("x-hub-signature-256", signature).send().await.expect("the edge answers");
+    assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    let states = json!({ "StartAt": "A", "States": { "A": { "Type": "Succeed" } } });
+    let triggers = json!([{ "webhook": { "hook": "hook" } }]);
+    let id = format!("{}-hooked", tenant.slug);
+    made("/v1/workflows", json!({ "workflowId": id, "definition": states, "envelope": { "triggers": triggers } }))
+        .await;
+    let id = format!("{}-erp", tenant.slug);
+    made("/v1/endpoints", json!({ "endpointId": id, "url": "https://erp.invalid/in", "eventTypes": ["x"] })).await;
+    made(&format!("/v1/endpoints/{id}:test"), json!({})).await;
+}
+
+fn hmac_of(secret: &str, body: &[u8]) -> String {
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
+    mac.update(body);
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn uuid(tenant: &Tenant) -> Uuid {

@@ -1,9 +1,16 @@
 //! What starts runs beside CreateRun: schedules, and webhooks from outside; and what an envelope says of inputs.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::{Backends, Mesh, Tenant, eventually, reason, text};
 
@@ -216,4 +223,144 @@ async fn the_secret_before_verifies_for_a_while_and_meta_is_answered() {
     assert!(text(&rotated["secret"]).len() >= 32);
     let (status, answer) = deliver(&mesh, &path, "", r#"{"entry":[1]}"#, &hex(r#"{"entry":[1]}"#)).await;
     assert_eq!((status, reason(&answer).as_str()), (StatusCode::UNAUTHORIZED, "SIGNATURE_INVALID"), "{answer}");
+}
+
+/// Takes requests, answers what it is told to, and keeps what came: (headers, body).
+struct Receiver {
+    url: String,
+    seen: Arc<Mutex<Vec<(HashMap<String, String>, String)>>>,
+}
+
+impl Receiver {
+    /// The first requests are answered with `statuses`, the others with 204.
+    async fn start(statuses: &[u16]) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/in", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (kept, statuses) = (seen.clone(), statuses.to_vec());
+        tokio::spawn(async move {
+            let mut statuses = statuses.into_iter();
+            while let Ok((stream, _)) = listener.accept().await {
+                let status = statuses.next().unwrap_or(204);
+                let request = serve(stream, status).await;
+                kept.lock().unwrap().extend(request);
+            }
+        });
+        Self { url, seen }
+    }
+
+    async fn requests(&self, count: usize) -> Vec<(HashMap<String, String>, String)> {
+        let enough = || async { Some(self.seen.lock().unwrap().clone()).filter(|seen| seen.len() >= count) };
+        eventually(&format!("{count} requests"), enough).await
+    }
+}
+
+/// Reads one request of HTTP/1.1 and closes.
+async fn serve(stream: tokio::net::TcpStream, status: u16) -> Option<(HashMap<String, String>, String)> {
+    let mut stream = BufReader::new(stream);
+    let mut headers = HashMap::new();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.ok()?;
+    loop {
+        line.clear();
+        stream.read_line(&mut line).await.ok()?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let mut body = vec![0; headers.get("content-length")?.parse().ok()?];
+    stream.read_exact(&mut body).await.ok()?;
+    let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
+    stream.write_all(answer.as_bytes()).await.ok()?;
+    Some((headers, String::from_utf8(body).ok()?))
+}
+
+/// Whether one of the signatures of a request is of this secret (Standard Webhooks).
+fn is_signed(secret: &str, (headers, body): &(HashMap<String, String>, String)) -> bool {
+    let key = BASE64_STANDARD.decode(secret.trim_start_matches("whsec_")).unwrap();
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&key).unwrap();
+    mac.update(format!("{}.{}.{body}", headers["webhook-id"], headers["webhook-timestamp"]).as_bytes());
+    let signature = format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
+    headers["webhook-signature"].split(' ').any(|given| given == signature)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_told_of_events_and_tried_again() {
+    let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_WORKFLOW_HTTP_ALLOW_CIDRS", "127.0.0.1/32")]).await;
+    let Tenant { token, .. } = mesh.onboard("endpoints").await;
+    let receiver = Receiver::start(&[500]).await;
+    publish(&mesh, &token, "echo", &echo(), &json!({})).await;
+    let types = json!(["tenon.workflow.run.succeeded.v1"]);
+    let endpoint = json!({ "endpointId": "erp", "url": receiver.url, "eventTypes": types });
+    let (status, made) = mesh.post("/v1/endpoints", &token, &endpoint).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let (_, run) = mesh.post("/v1/runs", &token, &json!({ "workflow": "echo" })).await;
+    // The first answer is 500; five seconds later it is tried again, under the same id.
+    let both = receiver.requests(2).await;
+    let secret = text(&made["secret"]);
+    assert!(both.iter().all(|request| is_signed(&secret, request)), "{both:?}");
+    assert_eq!(both[0].0["webhook-id"], both[1].0["webhook-id"]);
+    let body: Value = serde_json::from_str(&both[1].1).unwrap();
+    assert_eq!((&body["type"], &body["data"]["run"]), (&types[0], &run["name"]), "{body}");
+    let delivered = eventually("the delivery is kept", || async {
+        let (_, log) = mesh.get("/v1/endpoints/erp/deliveries?state=DELIVERED", &token).await;
+        log["deliveries"].as_array()?.first().cloned()
+    })
+    .await;
+    let statuses: Vec<_> = delivered["attempts"].as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+    assert_eq!((statuses, &delivered["attempts"][0]["error"]), (vec![json!(500), json!(204)], &json!("no")));
+    // Two secrets during a rotation; again on demand; and a test on demand.
+    let (_, rotated) = mesh.post("/v1/endpoints/erp:rotateSecret", &token, &json!({})).await;
+    let (status, again) = mesh.post(&format!("/v1/{}:redeliver", text(&delivered["name"])), &token, &json!({})).await;
+    assert_eq!((status, &again["state"]), (StatusCode::OK, &json!("PENDING")), "{again}");
+    let third = receiver.requests(3).await.remove(2);
+    assert!(is_signed(&secret, &third) && is_signed(&text(&rotated["secret"]), &third), "{third:?}");
+    let (status, _) = mesh.post("/v1/endpoints/erp:test", &token, &json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(receiver.requests(4).await[3].1.contains("tenon.webhook.test.v1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_gone_is_switched_off_and_private_addresses_are_refused() {
+    let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_WORKFLOW_HTTP_ALLOW_CIDRS", "127.0.0.1/32")]).await;
+    let Tenant { token, .. } = mesh.onboard("gone").await;
+    for url in
+        ["http://169.254.169.254/", "https://10.0.0.1/x", "https://[::1]/", "http://example.com/", "ftp://a.test"]
+    {
+        let endpoint = json!({ "endpointId": "bad", "url": url, "eventTypes": ["*"] });
+        let (status, refused) = mesh.post("/v1/endpoints", &token, &endpoint).await;
+        assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "INVALID_FIELD"), "{url}: {refused}");
+    }
+    let receiver = Receiver::start(&[410]).await;
+    let endpoint = json!({ "endpointId": "old", "url": receiver.url, "eventTypes": ["shop.*"] });
+    let (status, made) = mesh.post("/v1/endpoints", &token, &endpoint).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    mesh.post("/v1/endpoints/old:test", &token, &json!({})).await;
+    eventually("the endpoint is switched off", || async {
+        let (_, now) = mesh.get("/v1/endpoints/old", &token).await;
+        (now["state"] == "FAILING").then_some(())
+    })
+    .await;
+    let on = mesh.request(Method::PATCH, "/v1/endpoints/old").bearer_auth(&token).json(&json!({ "enabled": true }));
+    let on: Value = on.send().await.unwrap().json().await.unwrap();
+    assert_eq!((&on["state"], &on["failingSince"]), (&json!("ENABLED"), &Value::Null), "{on}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_starts_a_run_once() {
+    for backends in [Backends::Embedded, Backends::Full] {
+        let mesh = Mesh::start(backends).await;
+        let Tenant { token, .. } = mesh.onboard("events").await;
+        publish(&mesh, &token, "first", &echo(), &json!({})).await;
+        let on = json!({ "event": {
+            "type": "tenon.workflow.run.*", "filter": "event.data.workflow == 'workflows/first' && event.data.state == 'SUCCEEDED'",
+            "input": "{'after': event.data.run}",
+        } });
+        publish(&mesh, &token, "second", &echo(), &json!({ "triggers": [on] })).await;
+        let (_, first) = mesh.post("/v1/runs", &token, &json!({ "workflow": "first" })).await;
+        let second = runs(&mesh, &token, "second", 1).await;
+        assert_eq!(second[0]["input"]["after"], first["name"], "{second:?}");
+        let (_, again) = mesh.post("/v1/runs", &token, &json!({ "workflow": "first" })).await;
+        let second = runs(&mesh, &token, "second", 2).await;
+        assert_eq!((second.len(), &second[0]["input"]["after"]), (2, &again["name"]), "{second:?}");
+    }
 }

@@ -154,7 +154,8 @@ async fn follow(db: &Db, stream: &JetStream, consumer: &Consumer) -> Result<(), 
         let messages = chunk.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
         // What is not an event of ours is acknowledged and dropped: it would come for ever.
         let events = messages.iter().filter_map(|message| event(message));
-        let events: Vec<Event> = events.filter(|event| consumer.types.contains(&event.kind.as_str())).collect();
+        let asked = |event: &Event| consumer.types.is_empty() || consumer.types.contains(&event.kind.as_str());
+        let events: Vec<Event> = events.filter(asked).collect();
         let mut tx = db.system().await.map_err(|error| error.to_string())?;
         handle(&mut tx, consumer, events).await.map_err(|error| format!("{error:?}"))?;
         tx.commit().await.map_err(|error| error.to_string())?;

@@ -54,6 +54,14 @@ pub enum Error {
     HookExists,
     #[error("a trigger of a workflow names the hook; publish a version without it first")]
     HookInUse,
+    #[error("there is no such endpoint")]
+    EndpointNotFound,
+    #[error("there is an endpoint with this id already")]
+    EndpointExists,
+    #[error("a tenant may have 100 endpoints")]
+    EndpointLimit,
+    #[error("there is no such delivery")]
+    DeliveryNotFound,
     /// With pointers that begin at the request: `definition/States/A`.
     #[error("the workflow has {} faults", .0.len())]
     InvalidDefinition(Vec<asl::Fault>),
@@ -105,6 +113,10 @@ impl From<Error> for Status {
             Error::HookNotFound => Fault::new(Code::NotFound, "HOOK_NOT_FOUND", text).into(),
             Error::HookExists => Fault::new(Code::AlreadyExists, "HOOK_EXISTS", text).into(),
             Error::HookInUse => Fault::new(Code::FailedPrecondition, "HOOK_IN_USE", text).into(),
+            Error::EndpointNotFound => Fault::new(Code::NotFound, "ENDPOINT_NOT_FOUND", text).into(),
+            Error::EndpointExists => Fault::new(Code::AlreadyExists, "ENDPOINT_EXISTS", text).into(),
+            Error::EndpointLimit => Fault::new(Code::ResourceExhausted, "ENDPOINT_LIMIT", text).into(),
+            Error::DeliveryNotFound => Fault::new(Code::NotFound, "DELIVERY_NOT_FOUND", text).into(),
             Error::InvalidDefinition(faults) => {
                 let first = faults.first().map(|fault| format!(": {} {}", fault.pointer, fault.reason));
                 let message = format!("the workflow is not valid{}", first.unwrap_or_default());

@@ -1,7 +1,7 @@
 //! Hooks: requests from outside that start runs or signal them.
 
 pub mod model;
-mod rpc;
+pub(crate) mod rpc;
 pub mod signature;
 pub(crate) mod store;
 

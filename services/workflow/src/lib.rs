@@ -3,6 +3,7 @@
 pub mod asl;
 pub mod cel;
 pub mod config;
+pub mod endpoints;
 pub mod engine;
 pub mod error;
 pub mod hooks;
@@ -22,6 +23,7 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    endpoint_service_server::{EndpointServiceServer, SERVICE_NAME as ENDPOINTS},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
@@ -47,16 +49,21 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
-    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts);
+    let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts.clone());
+    let endpoints = endpoints::Endpoints::new(mesh.clone(), db.clone(), config);
+    let (consumer, deliverer) = (endpoints.consumer(starts), endpoints.deliver());
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
+        .add_service(EndpointServiceServer::new(endpoints))
         .add_service(SecretServiceServer::new(secrets));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, SECRETS]).await?;
-    let engine = engine::Engine::new(mesh, db, config.clone(), waker);
+    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, ENDPOINTS, SECRETS]).await?;
+    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
+    mesh.tasks.spawn(deliverer);
+    mesh.tasks.spawn(mesh.bus.clone().consume(db, consumer, mesh.stop.clone()));
     Ok(server)
 }

@@ -16,6 +16,8 @@ use crate::{
     },
 };
 
+/// The method whose rights a start takes.
+pub(crate) const CREATE_RUN: &str = "/tenon.workflow.v1.RunService/CreateRun";
 /// The meter of runs, as the policy of CreateRun names it.
 const METER: &str = "workflow_runs";
 

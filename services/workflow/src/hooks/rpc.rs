@@ -258,7 +258,11 @@ fn told(metadata: &MetadataMap, caller: &Caller) -> Map<String, Value> {
     caller.method.headers.iter().filter_map(value).collect()
 }
 
-fn seconds(
+/// Whole seconds of a Duration within a range.
+///
+/// # Errors
+/// INVALID_FIELD with the field and the range.
+pub(crate) fn seconds(
     field: &str,
     given: Option<Duration>,
     default: i64,

@@ -94,7 +94,7 @@ pub(super) async fn delete(tx: &mut TenantTx, hook_id: &str) -> Result<bool, Err
 }
 
 /// Remembers a delivery; false when it was taken before.
-pub(super) async fn insert_delivery(tx: &mut TenantTx, hook_id: &str, delivery_id: &str) -> Result<bool, Error> {
+pub(crate) async fn insert_delivery(tx: &mut TenantTx, hook_id: &str, delivery_id: &str) -> Result<bool, Error> {
     let inserted = sqlx::query!(
         "insert into workflow.hook_deliveries (tenant_id, hook_id, delivery_id) values ($1, $2, $3) on conflict do nothing",
         tx.tenant().uuid(),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Error,
     hooks,
-    starts::{Start, Starts},
+    starts::{self, Start, Starts},
 };
 
 /// Schedules that are taken up at once.
@@ -31,8 +31,6 @@ const PARKED: TimeDelta = TimeDelta::seconds(60);
 /// How often old deliveries are forgotten, and how many in one transaction.
 const CHORES_EVERY: Duration = Duration::from_secs(60);
 const FORGOTTEN_AT_ONCE: i64 = 5_000;
-/// The method whose rights runs need.
-const CREATE_RUN: &str = "/tenon.workflow.v1.RunService/CreateRun";
 
 struct Ticker {
     mesh: Mesh,
@@ -81,7 +79,10 @@ impl Ticker {
         let mut tx = self.db.system().await?;
         let (due, next) = store::list_due(&mut tx, now, BATCH).await?;
         tx.commit().await?;
-        let full = i64::try_from(due.len()).is_ok_and(|count| count == BATCH);
+        if due.is_empty() {
+            let until = next.map_or(LOOK_EVERY, |next| (next - now).to_std().unwrap_or_default());
+            return Ok(until.min(LOOK_EVERY));
+        }
         let mut failed = false;
         for (tenant, schedule_id) in due {
             if let Err(error) = self.handle(tenant.into(), &schedule_id, now).await {
@@ -90,16 +91,12 @@ impl Ticker {
                 tracing::warn!(error = ?error, schedule.id = schedule_id, "a schedule was not handled; it is tried again");
             }
         }
-        let pause = next.map_or(LOOK_EVERY, |next| (next - now).to_std().unwrap_or_default().min(LOOK_EVERY));
-        Ok(match (full, failed) {
-            (_, true) => AGAIN,
-            (true, false) => Duration::ZERO,
-            (false, false) => pause,
-        })
+        // What was handled has a next time by now.
+        Ok(if failed { AGAIN } else { Duration::ZERO })
     }
 
     async fn handle(&self, tenant: TenantId, schedule_id: &str, now: DateTime<Utc>) -> Result<(), Error> {
-        let method = self.mesh.contract.method(CREATE_RUN).expect("the contract has CreateRun");
+        let method = self.mesh.contract.method(starts::CREATE_RUN).expect("the contract has CreateRun");
         let caller = Caller::service("workflow", method).acting_for(tenant)?;
         let mut tx = self.db.begin(&caller).await?;
         let Some(schedule) = store::claim(&mut tx, schedule_id, now).await? else { return Ok(()) };

@@ -20,7 +20,7 @@ use crate::{
     cel,
     error::Error,
     hooks,
-    runs::model::Trigger,
+    runs::model::Trigger as StartedBy,
     starts::{self, Start, Starts},
 };
 
@@ -110,7 +110,7 @@ impl Subscribers {
             }
             let Trigger { workflow_id, created_by, roles, .. } = trigger.clone();
             self.starts
-                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: Trigger::Event })
+                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: StartedBy::Event })
                 .await?;
             Ok::<_, Error>(tx.commit().await?)
         };

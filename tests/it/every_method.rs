@@ -25,7 +25,7 @@ fn every_method_has_a_policy_and_a_route_unless_it_is_of_the_mesh() {
             (Access::Mesh, Some(route)) => faults.push(format!("{path} is MESH and has the route {}", route.template)),
             (Access::Mesh, None) => {}
             (_, None) => {
-                faults.push(format!("{path} has no option (google.api.http); only MESH methods and streams have none"))
+                faults.push(format!("{path} has no option (google.api.http); only MESH methods and streams have none"));
             }
             (access, Some(route)) => {
                 if method.effect == Effect::None && route.verb != Verb::GET && route.verb != Verb::POST {
@@ -259,10 +259,12 @@ impl Stage {
             page["approvals"][0]["name"].as_str().map(str::to_owned)
         })
         .await;
+        let pause = made("/v1/pauses", json!({ "workflow": "bravo-ask" })).await;
         let secret = made("/v1/secrets", json!({ "secretId": "bravo", "value": "the value of bravo" })).await;
         let resources = BTreeMap::from([
             ("secrets/*", secret),
             ("approvals/*", approval),
+            ("pauses/*", pause),
             ("tenants/*", bravo.name.clone()),
             ("users/*", user),
             ("workflows/*", workflow),

@@ -1,6 +1,9 @@
 //! Who tasks talk to outside of the mesh: a web server that answers by path and a mail server, both of which remember.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -10,6 +13,9 @@ use tokio::{
 
 /// What a server was sent, oldest first.
 type Seen = Arc<Mutex<Vec<String>>>;
+
+/// One connection, until it ends.
+type Talk = Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
 /// A server on a port of 127.0.0.1, until the test ends.
 #[derive(Debug)]
@@ -35,9 +41,7 @@ impl Outside {
         self.seen.lock().unwrap().clone()
     }
 
-    async fn listen(
-        talk: fn(TcpStream, Seen) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>,
-    ) -> Self {
+    async fn listen(talk: fn(TcpStream, Seen) -> Talk) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
         let seen = Seen::default();

@@ -84,6 +84,16 @@ impl Path {
         self.steps.iter().all(|step| matches!(step, Step::Name(_) | Step::Index(_)))
     }
 
+    /// As Jayway writes it: `$['a'][0]`.
+    pub(super) fn bracketed(&self) -> String {
+        let step = |step: &Step| match step {
+            Step::Name(name) => format!("['{name}']"),
+            Step::Index(index) => format!("[{index}]"),
+            _ => "[*]".to_owned(),
+        };
+        format!("${}", self.steps.iter().map(step).collect::<String>())
+    }
+
     /// What it finds below `root`.
     pub(super) fn find<'v>(&self, root: &'v Value) -> Result<Cow<'v, Value>, Miss> {
         let definite = self.is_definite();

@@ -8,8 +8,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tenon_proto::workflow::v1::{
-    CancelRunRequest, CreateRunRequest, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
-    ListRunsResponse, Run,
+    BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
+    ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
+    ListRunsResponse, PauseRunRequest, ResumeRunRequest, RetryRunRequest, Run, SignalRunRequest, SignalRunResponse,
+    TerminateRunRequest,
     run_service_client::RunServiceClient,
     run_service_server::{RunService, RunServiceServer},
 };
@@ -45,6 +47,37 @@ impl RunService for Bare {
     }
 
     async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn batch_create_runs(
+        &self,
+        _: Request<BatchCreateRunsRequest>,
+    ) -> Result<Response<BatchCreateRunsResponse>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn terminate_run(&self, _: Request<TerminateRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn pause_run(&self, _: Request<PauseRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn resume_run(&self, _: Request<ResumeRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn signal_run(&self, _: Request<SignalRunRequest>) -> Result<Response<SignalRunResponse>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn retry_run(&self, _: Request<RetryRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    async fn explain_run(&self, _: Request<ExplainRunRequest>) -> Result<Response<ExplainRunResponse>, Status> {
         Err(Status::unimplemented("the control only gets"))
     }
 }

@@ -58,7 +58,7 @@ impl Kind {
             }
             Self::Run => {
                 let (workflow, entity_id) = ("hello".to_owned(), id.to_owned());
-                CreateRunRequest { workflow, entity_id, input: None }.encode_to_vec()
+                CreateRunRequest { workflow, entity_id, ..CreateRunRequest::default() }.encode_to_vec()
             }
         }
     }

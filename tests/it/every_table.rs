@@ -52,7 +52,7 @@ async fn tables(owner: &mut PgConnection) -> Vec<Table> {
                           unnest(i.indkey::int2[]) with ordinality k(attnum, at), pg_attribute a
                           where i.indrelid = c.oid and i.indisprimary and a.attrelid = c.oid and a.attnum = k.attnum), '{{}}')
          from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where c.relkind in ('r', 'p') and n.nspname in ({schemas}) order by 1, 2"
+         where c.relkind in ('r', 'p') and not c.relispartition and n.nspname in ({schemas}) order by 1, 2"
     );
     let table = |row: PgRow| {
         let (schema, name): (String, String) = (row.get(0), row.get(1));
@@ -66,6 +66,28 @@ async fn tables(owner: &mut PgConnection) -> Vec<Table> {
         }
     };
     rows(owner, sql).await.into_iter().map(table).collect()
+}
+
+/// A run under a key, with an attribute, that waits for a signal and has another in its mailbox; and a pause.
+async fn held_run(mesh: &Mesh, tenant: &Tenant) {
+    let task = json!({ "Type": "Task", "Resource": "signal:go", "End": true });
+    let id = format!("{}-waits", tenant.slug);
+    let body = json!({ "workflowId": id, "definition": { "StartAt": "A", "States": { "A": task } } });
+    let (status, answer) = mesh.post("/v1/workflows", &tenant.token, &body).await;
+    assert!(status.is_success(), "{answer}");
+    let body = json!({ "workflow": id, "idempotencyKey": "one", "attributes": { "colour": "red" } });
+    let (status, run) = mesh.post("/v1/runs", &tenant.token, &body).await;
+    assert!(status.is_success(), "{run}");
+    let name = run["name"].as_str().expect("a run has a name");
+    eventually("it waits", || async {
+        let (_, why) = mesh.get(&format!("/v1/{name}:explain"), &tenant.token).await;
+        (why["reasons"][0]["code"] == "WAITING_SIGNAL").then_some(())
+    })
+    .await;
+    let (status, answer) = mesh.post(&format!("/v1/{name}:signal"), &tenant.token, &json!({ "signal": "other" })).await;
+    assert!(status.is_success(), "{answer}");
+    let (status, answer) = mesh.post("/v1/pauses", &tenant.token, &json!({ "workflow": id })).await;
+    assert!(status.is_success(), "{answer}");
 }
 
 /// Two tenants with a row in every table, made as customers make them.
@@ -85,6 +107,7 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         let event = json!({ "events": [{ "id": "1", "meter": "ai_tokens" }] });
         let (status, answer) = mesh.post("/v1/usage:ingest", &tenant.token, &event).await;
         assert!(status.is_success(), "{answer}");
+        held_run(mesh, tenant).await;
         eventually("the run is counted, so every table has a row", || async {
             let (_, usage) = mesh.get("/v1/usage", &tenant.token).await;
             let (_, runs) = mesh.get("/v1/runs?state=SUCCEEDED", &tenant.token).await;
@@ -220,6 +243,22 @@ async fn another_tenant_cannot_be_read_or_written(
 async fn row_of(owner: &mut PgConnection, table: &str, tenant: Uuid) -> Value {
     let sql = format!("select to_jsonb(t) from {table} t where tenant_id = '{tenant}' limit 1");
     owner.fetch_one(AssertSqlSafe(sql)).await.expect("the owner reads everything").get(0)
+}
+
+#[tokio::test]
+async fn a_partition_is_reached_through_its_table_only() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let mut owner = mesh.database.owner().await;
+    let sql = "select c.oid::regclass::text, c.relrowsecurity and c.relforcerowsecurity,
+                      exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)
+               from pg_class c where c.relispartition and c.relkind = 'r'";
+    let parts = rows(&mut owner, sql.to_owned()).await;
+    assert!(parts.len() >= 5, "{} partitions", parts.len());
+    for part in parts {
+        let name: String = part.get(0);
+        assert!(part.get::<bool, _>(1), "{name}: enable row level security, and force");
+        assert!(!part.get::<bool, _>(2), "{name} is granted to a role of its own");
+    }
 }
 
 #[tokio::test]

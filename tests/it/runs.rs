@@ -1,5 +1,6 @@
 //! Workflows and runs through the edge: what is published, what each kind of state does, and who may do what.
 
+mod control;
 mod states;
 
 use reqwest::{Method, StatusCode};

@@ -28,6 +28,12 @@ pub struct Config {
     /// Seconds that the call of a task may take when its state has no TimeoutSeconds
     #[arg(long, env = "TENON_WORKFLOW_TASK_TIMEOUT_S", default_value_t = 60)]
     pub workflow_task_timeout_s: u32,
+    /// Days that a run is kept after its end when the envelope of its workflow does not say
+    #[arg(long, env = "TENON_WORKFLOW_RETENTION_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub workflow_retention_days: u32,
+    /// Days that the idempotency key of a start is remembered
+    #[arg(long, env = "TENON_WORKFLOW_KEYS_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub workflow_keys_days: u32,
     /// Networks that http:invoke, llm:chat and webhooks may reach beside public addresses: 10.0.0.0/8,fd00::/8
     #[arg(long, env = "TENON_WORKFLOW_HTTP_ALLOW_CIDRS", default_value = "")]
     pub workflow_http_allow_cidrs: Networks,

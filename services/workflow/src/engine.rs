@@ -4,11 +4,13 @@
 mod active;
 pub(crate) mod births;
 mod change;
+mod family;
 mod lease;
 mod load;
 mod step;
 mod store;
 mod time;
+mod upkeep;
 
 use std::{
     cmp::Reverse,
@@ -21,8 +23,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use moka::sync::Cache;
-use tenon_chassis::{Db, Mesh, TenantId, id, pulse::Beat, telemetry};
+use tenon_chassis::{Db, Mesh, TenantId, directory::Directory, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -32,15 +33,20 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    asl::{Input, Machine},
+    asl::Input,
     config::Config,
     error::Error,
-    runs::model::{NewRun, Run, RunId},
+    fair::Fair,
+    runs::{
+        model::{NewRun, Run, RunId},
+        template::Templates,
+    },
     tasks::Tasks,
 };
+pub(crate) use active::Hold;
 use active::{Active, Key, Work};
 use births::{Birth, NotBorn};
-use time::Time;
+use time::{Pace, Time};
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
 pub const CHANNEL: &str = "tenon_runs";
@@ -52,10 +58,10 @@ const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 const BATCH: usize = 500;
 /// Runs that wait to be started at most; more are told to come back.
 const BIRTHS: usize = 2_000;
+/// Those of one tenant.
+const BIRTHS_OF_ONE: usize = 1_000;
 /// Changes of runs that a listener may lag behind.
 const CHANGES: usize = 4_096;
-/// Definitions in memory.
-const MACHINES: u64 = 2_000;
 
 /// Tells engines that there is something to do: the one in this process at once, the others by the database.
 pub struct Waker {
@@ -78,12 +84,17 @@ impl Waker {
     }
 
     /// Starts a run in this process, if its engine can.
-    pub(crate) async fn start(&self, tenant: TenantId, new: NewRun, meter: Option<String>) -> Result<Run, NotBorn> {
+    pub(crate) async fn start(
+        &self,
+        (tenant, weight): (TenantId, u32),
+        new: NewRun,
+        meter: Option<String>,
+    ) -> Result<Run, NotBorn> {
         if !self.works.load(Ordering::Relaxed) {
             return Err(NotBorn::Elsewhere(Box::new(new)));
         }
         let (reply, born) = oneshot::channel();
-        match self.births.try_send(Birth { tenant, new, meter, reply }) {
+        match self.births.try_send(Birth { tenant, weight, new, meter, reply }) {
             Ok(()) => born.await.unwrap_or_else(|_| Err(NotBorn::Refused(births::unavailable()))),
             Err(mpsc::error::TrySendError::Closed(birth)) => Err(NotBorn::Elsewhere(Box::new(birth.new))),
             Err(mpsc::error::TrySendError::Full(_)) => Err(NotBorn::Refused(Error::EngineBusy)),
@@ -124,9 +135,15 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
-    machines: Cache<(Uuid, String, i32), Arc<Machine>>,
+    templates: Templates,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     births: mpsc::Receiver<Birth>,
+    /// Births that wait for a turn.
+    waiting: Fair<Birth>,
+    directory: Arc<Directory>,
+    pace: Pace,
+    /// When to delete what is past its time.
+    purge_at: Instant,
     calls: TaskTracker,
     stop: CancellationToken,
 }
@@ -134,7 +151,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that owns nothing yet.
     #[must_use]
-    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>) -> Self {
+    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>, templates: Templates) -> Self {
         let tasks = Arc::new(Tasks::new(mesh.clone(), db.clone(), &config));
         let cradle = waker.cradle.lock().expect("no holder panics").take();
         // Set again before any work is done.
@@ -144,6 +161,10 @@ impl Engine {
             db,
             config,
             births: cradle.unwrap_or_else(|| mpsc::channel(1).1),
+            waiting: Fair::default(),
+            directory: mesh.directory.clone(),
+            pace: Pace::new(),
+            purge_at: Instant::now(),
             waker,
             tasks,
             time,
@@ -151,7 +172,7 @@ impl Engine {
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
-            machines: Cache::new(MACHINES),
+            templates,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -180,14 +201,19 @@ impl Engine {
         let waker = self.waker.clone();
         while !stop.is_cancelled() {
             let (mut inputs, mut births) = (Vec::new(), Vec::new());
+            let more = self.waiting.len() > 0;
             let mut looks = false;
             let next_timer = self.next_timer();
             tokio::select! {
                 () = stop.cancelled() => break,
                 answer = self.answers.1.recv() => inputs.extend(answer.map(work)),
-                Some(birth) = self.births.recv() => births.push(birth),
+                Some(birth) = self.births.recv() => self.queue(birth),
+                () = std::future::ready(()), if more => {}
                 _ = balance.tick() => looks = self.balance().instrument(telemetry::quiet()).await,
-                _ = look.tick() => looks = true,
+                _ = look.tick() => {
+                    self.tend().instrument(telemetry::quiet()).await;
+                    looks = true;
+                }
                 () = waker.here.notified() => looks = true,
                 () = woken(&mut beats) => looks = true,
                 () = sleep_until(next_timer) => {}
@@ -197,11 +223,12 @@ impl Engine {
             {
                 inputs.push(work(answer));
             }
-            while births.len() < BATCH
+            while self.waiting.len() < BIRTHS
                 && let Ok(birth) = self.births.try_recv()
             {
-                births.push(birth);
+                self.queue(birth);
             }
+            births.extend(std::iter::from_fn(|| self.waiting.pop()).take(self.pace.runs(BATCH)));
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;
@@ -215,7 +242,7 @@ impl Engine {
         }
         waker.works.store(false, Ordering::Relaxed);
         self.births.close();
-        while let Ok(Birth { new, reply, .. }) = self.births.try_recv() {
+        while let Some(Birth { new, reply, .. }) = self.waiting.pop().or_else(|| self.births.try_recv().ok()) {
             let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(new))));
         }
         self.runs.clear();
@@ -226,6 +253,15 @@ impl Engine {
         heart.close();
         heart.wait().await;
         self.leave().await;
+    }
+
+    /// Lets a birth wait for its turn, unless its tenant has more of them waiting than one may.
+    fn queue(&mut self, birth: Birth) {
+        if self.waiting.len_of(birth.tenant) >= BIRTHS_OF_ONE {
+            let _ = birth.reply.send(Err(NotBorn::Refused(Error::EngineBusy)));
+            return;
+        }
+        self.waiting.push(birth.tenant, birth.weight, birth);
     }
 
     fn next_timer(&self) -> Instant {

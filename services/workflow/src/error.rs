@@ -71,6 +71,27 @@ pub enum Error {
     Db(#[from] db::Error),
 }
 
+impl Error {
+    /// The same error of one of several requests, whose place its text then begins with.
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
+        let named = |mut fault: Fault| {
+            fault.message = format!("{place}: {}", fault.message);
+            Self::Refused(fault)
+        };
+        match self {
+            Self::Refused(fault) => named(fault),
+            Self::WorkflowNotFound => {
+                named(Fault::new(Code::NotFound, "WORKFLOW_NOT_FOUND", Self::WorkflowNotFound.to_string()))
+            }
+            Self::KeyReused => {
+                named(Fault::new(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", Self::KeyReused.to_string()))
+            }
+            other => other,
+        }
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Db(error.into())

@@ -6,8 +6,10 @@ pub mod config;
 pub mod endpoints;
 pub mod engine;
 pub mod error;
+pub mod fair;
 pub mod hooks;
 pub mod json;
+pub mod pauses;
 pub mod runs;
 pub mod schedules;
 pub mod secrets;
@@ -25,6 +27,7 @@ use tenon_chassis::{
 use tenon_proto::workflow::v1::{
     endpoint_service_server::{EndpointServiceServer, SERVICE_NAME as ENDPOINTS},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
+    pause_service_server::{PauseServiceServer, SERVICE_NAME as PAUSES},
     run_service_server::{RunServiceServer, SERVICE_NAME as RUNS},
     schedule_service_server::{SERVICE_NAME as SCHEDULES, ScheduleServiceServer},
     secret_service_server::{SERVICE_NAME as SECRETS, SecretServiceServer},
@@ -44,10 +47,12 @@ pub const NAME: &str = "workflow";
 pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let db = open_db(mesh, NAME, &config.workflow_db_password, |_| Vec::new())?;
     let waker = Arc::new(engine::Waker::new(db.clone()));
-    let runs = runs::Runs::new(db.clone(), config.workflow_partitions, waker.clone());
+    let starter = runs::start::Starter::new(config.workflow_partitions, config.workflow_keys_days);
+    let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
+    let pauses = pauses::Pauses::new(db.clone(), waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
-    let starts = Arc::new(starts::Starts::new(config.workflow_partitions, waker.clone()));
+    let starts = Arc::new(starts::Starts::new(starter.clone(), waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
     let hooks = hooks::Hooks::new(mesh.clone(), db.clone(), starts.clone());
     let endpoints = endpoints::Endpoints::new(mesh.clone(), db.clone(), config);
@@ -55,12 +60,14 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let ticker = schedules.tick(mesh);
     let routes = Routes::new(WorkflowServiceServer::new(workflows))
         .add_service(RunServiceServer::new(runs))
+        .add_service(PauseServiceServer::new(pauses))
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
         .add_service(EndpointServiceServer::new(endpoints))
         .add_service(SecretServiceServer::new(secrets));
-    let server = Server::bind(mesh, NAME, routes, vec![WORKFLOWS, RUNS, SCHEDULES, HOOKS, ENDPOINTS, SECRETS]).await?;
-    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker);
+    let services = vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, ENDPOINTS, SECRETS];
+    let server = Server::bind(mesh, NAME, routes, services).await?;
+    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker, starter.templates);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     mesh.tasks.spawn(deliverer);

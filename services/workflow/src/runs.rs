@@ -1,27 +1,33 @@
 //! Workflows at work, as their callers see them.
 
+pub mod explain;
 pub mod mail;
 pub mod model;
+mod pb;
 pub(crate) mod rpc;
+pub mod start;
 pub(crate) mod store;
+pub(crate) mod template;
 
 use std::sync::Arc;
 
-use tenon_chassis::Db;
+use tenon_chassis::{Db, Mesh};
 
 use crate::engine::Waker;
+use start::Starter;
 
 /// Starts, shows and stops runs.
 pub struct Runs {
+    mesh: Mesh,
     db: Db,
-    partitions: i16,
+    starter: Starter,
     waker: Arc<Waker>,
 }
 
 impl Runs {
-    /// New runs are spread over `partitions`; `waker` tells the engine of them.
+    /// `waker` tells the engine of runs.
     #[must_use]
-    pub fn new(db: Db, partitions: i16, waker: Arc<Waker>) -> Self {
-        Self { db, partitions, waker }
+    pub fn new(mesh: &Mesh, db: Db, starter: Starter, waker: Arc<Waker>) -> Self {
+        Self { mesh: mesh.clone(), db, starter, waker }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tenon_chassis::{TenantTx, telemetry};
 
 use crate::{
@@ -10,9 +10,9 @@ use crate::{
     error::Error,
     hooks,
     runs::{
-        self,
         mail::{self, Message},
-        model::{NewRun, RunId},
+        model::{self, NewRun, RunId, Trigger},
+        start::{Started, Starter},
     },
 };
 
@@ -26,7 +26,7 @@ const SIGNALLED_MAX: i64 = 100;
 
 /// Starts runs inside of transactions.
 pub struct Starts {
-    partitions: i16,
+    starter: Starter,
     waker: Arc<Waker>,
 }
 
@@ -37,14 +37,14 @@ pub struct Start {
     pub input: Value,
     pub created_by: String,
     pub roles: Vec<String>,
-    /// What asks: `cron`, `webhook`, `event`.
-    pub trigger: &'static str,
+    /// What asks.
+    pub trigger: Trigger,
 }
 
 impl Starts {
     #[must_use]
-    pub fn new(partitions: i16, waker: Arc<Waker>) -> Self {
-        Self { partitions, waker }
+    pub fn new(starter: Starter, waker: Arc<Waker>) -> Self {
+        Self { starter, waker }
     }
 
     /// Starts a run of the latest version with its event and its usage; call `wake` once the transaction is committed.
@@ -52,8 +52,6 @@ impl Starts {
     /// # Errors
     /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
     pub async fn start(&self, tx: &mut TenantTx, start: Start) -> Result<RunId, Error> {
-        let id = RunId::new(tx.clock());
-        let partition = runs::model::partition(tx.tenant(), id, self.partitions);
         let run = NewRun {
             workflow_id: start.workflow_id,
             entity_id: String::new(),
@@ -61,11 +59,19 @@ impl Starts {
             created_by: start.created_by,
             roles: start.roles,
             traceparent: telemetry::traceparent(),
+            trigger: start.trigger,
+            attributes: Map::new(),
+            concurrency: None,
+            idempotency_key: None,
+            parent: None,
         };
-        let run = runs::store::insert(tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
-        tx.emit(run.state.event(), format!("runs/{id}"), runs::rpc::created(&run));
-        tx.meter(METER, 1);
-        Ok(id)
+        match self.starter.start(tx, run).await? {
+            Started::New(run) => {
+                tx.meter(METER, 1);
+                Ok(run.id)
+            }
+            Started::Same(run) => Ok(run.id),
+        }
     }
 
     /// Signals a run, `runs/run_...`, or all that are about something and have not ended; how many.
@@ -73,7 +79,7 @@ impl Starts {
     /// # Errors
     /// When the database does not take it.
     pub async fn signal(&self, tx: &mut TenantTx, run: &str, signal: &str, payload: &Value) -> Result<i32, Error> {
-        let runs = match runs::model::id_of(run) {
+        let runs = match model::id_of(run) {
             Some(run) => vec![run],
             None => hooks::store::list_runs_about(tx, run, SIGNALLED_MAX).await?.into_iter().map(RunId::from).collect(),
         };

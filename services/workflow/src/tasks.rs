@@ -20,16 +20,14 @@ use tenon_proto::{
     options::v1::policy::Access,
     policy::{Contract, Method},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 use tracing::Instrument;
 
 use crate::{
     asl::{Failure, Fault},
     config::Config,
+    fair::{self, Permits},
     secrets::Vault,
 };
 pub(crate) use egress::Egress;
@@ -57,7 +55,7 @@ pub struct Call {
 pub struct Tasks {
     mesh: Mesh,
     db: Db,
-    permits: Semaphore,
+    permits: Permits,
     vault: Vault,
     egress: Egress,
     mailer: Arc<Mailer>,
@@ -136,7 +134,7 @@ impl Tasks {
         let vault = Vault::new(db.clone(), mesh.clone());
         let egress = Egress::new(&config.workflow_http_allow_cidrs);
         let mailer = Arc::new(Mailer::new(config));
-        Self { mesh, db, permits: Semaphore::new(config.workflow_calls), vault, egress, mailer }
+        Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer }
     }
 
     /// Calls once the tenant is in good standing, and answers with the response as JSON.
@@ -145,8 +143,9 @@ impl Tasks {
     /// The failure as a state sees it: the reason of the status, a name of the connector's, or `States.Timeout`.
     pub async fn call(&self, call: Call) -> Result<Value, Failure> {
         self.admitted(call.tenant).await?;
-        // Closed never: the semaphore lives as long as self.
-        let _permit = self.permits.acquire().await;
+        // Tenants take turns: one that has thousands of calls to make does not stand before another's one.
+        let known = self.mesh.directory.by_id(call.tenant).await.ok();
+        let _permit = self.permits.acquire(call.tenant, fair::weight(known.as_deref())).await;
         let span = tracing::info_span!(
             "task",
             otel.name = call.resource,

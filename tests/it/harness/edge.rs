@@ -50,6 +50,11 @@ impl Edge {
         answer(bearer(self.request(Method::POST, path), token).json(body)).await
     }
 
+    /// DELETE with a bearer token.
+    pub async fn delete(&self, path: &str, token: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::DELETE, path).bearer_auth(token)).await
+    }
+
     /// POST with the operator's credential.
     pub async fn operate(&self, path: &str, body: &Value) -> (StatusCode, Value) {
         answer(self.request(Method::POST, path).header("x-operator-key", &self.operator_key).json(body)).await

@@ -39,6 +39,8 @@ pub enum Input {
     Terminate {
         cause: String,
     },
+    /// Go on after a failure, from the state that failed and with its input.
+    Retry,
 }
 
 /// What must happen outside, once the step is on disk.
@@ -96,6 +98,9 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unwinding: Option<Box<Unwinding>>,
     outcome: Option<Outcome>,
+    /// How long it may take at most, whatever the definition says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<u32>,
 }
 
 impl Execution {
@@ -112,13 +117,20 @@ impl Execution {
         let root = Flow::new(&machine.scope.start_at, input.clone(), 0, started_at);
         let (id, workflow, role, undos) = (id.to_owned(), workflow.to_owned(), String::new(), Vec::new());
         let head = Head { id, workflow, role, input, started_at, seed, last_event: 0, last_token: 0, undos };
-        Self { head, root, deadline: None, unwinding: None, outcome: None }
+        Self { head, root, deadline: None, unwinding: None, outcome: None, timeout_seconds: None }
     }
 
     /// The role that the context object shows, for definitions that were made for Step Functions.
     #[must_use]
     pub fn with_role(mut self, role: &str) -> Self {
         role.clone_into(&mut self.head.role);
+        self
+    }
+
+    /// Bounds the time that the execution may take, beside what its definition says.
+    #[must_use]
+    pub fn within(mut self, timeout_seconds: Option<u32>) -> Self {
+        self.timeout_seconds = timeout_seconds;
         self
     }
 
@@ -146,6 +158,15 @@ impl Execution {
         commands
     }
 
+    /// Whether a timer is the pause before a retry.
+    #[must_use]
+    pub fn is_retry(&self, token: u64) -> bool {
+        match &self.unwinding {
+            Some(unwinding) => unwinding.timer.is_some_and(|timer| timer.token == token),
+            None => self.root.is_retry(token),
+        }
+    }
+
     /// How it ended, once it has.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
@@ -161,9 +182,11 @@ impl Execution {
     /// Takes one input and goes on until everything waits again. An answer that nothing waits for leads to nothing.
     #[expect(clippy::needless_pass_by_value, reason = "an input is used up")]
     pub fn advance(&mut self, machine: &Machine, input: Input, now: DateTime<Utc>) -> Step {
-        if self.outcome.is_some() {
+        let failed = matches!(self.outcome, Some(Outcome::Failed(_) | Outcome::TimedOut(_)));
+        if self.outcome.is_some() != (failed && input == Input::Retry) {
             return Step::default();
         }
+        let limit = machine.timeout_seconds.into_iter().chain(self.timeout_seconds).min();
         let mut interpreter = Interpreter::new(&mut self.head, now);
         let outcome = if let Input::Terminate { cause } = &input {
             self.unwinding = None;
@@ -172,7 +195,8 @@ impl Execution {
             kept(interpreter.go_on_unwinding(&mut self.root, *unwinding, &input), &mut self.unwinding)
         } else {
             let ended = match &input {
-                Input::Started => interpreter.start(machine, &mut self.root, &mut self.deadline),
+                Input::Started => interpreter.start(machine, &mut self.root, &mut self.deadline, limit),
+                Input::Retry => interpreter.retry(machine, &mut self.root, &mut self.deadline, limit),
                 input => interpreter.take(machine, &mut self.root, self.deadline, input),
             };
             match ended {
@@ -202,7 +226,13 @@ impl Execution {
 }
 
 impl Interpreter<'_> {
-    fn start(&mut self, machine: &Machine, root: &mut Flow, deadline: &mut Option<Timer>) -> Option<Outcome> {
+    fn start(
+        &mut self,
+        machine: &Machine,
+        root: &mut Flow,
+        deadline: &mut Option<Timer>,
+        limit: Option<u32>,
+    ) -> Option<Outcome> {
         let mut details = Map::new();
         details.insert("input".to_owned(), self.head.input.clone());
         if !self.head.role.is_empty() {
@@ -210,9 +240,26 @@ impl Interpreter<'_> {
         }
         // The first state does not follow this event.
         self.record(false, 0, "ExecutionStarted", "", Value::Object(details));
-        let seconds = machine.timeout_seconds.map(i64::from);
-        *deadline = seconds.map(|seconds| self.start_timer(self.now + TimeDelta::seconds(seconds)));
+        *deadline = self.limit(limit);
         ended(self.run(&machine.scope, root, None))
+    }
+
+    /// A failed execution is at the state that failed, with its input and its variables.
+    fn retry(
+        &mut self,
+        machine: &Machine,
+        root: &mut Flow,
+        deadline: &mut Option<Timer>,
+        limit: Option<u32>,
+    ) -> Option<Outcome> {
+        root.last_event = self.record(false, root.tail_event, "ExecutionRedriven", "", json!({}));
+        root.tail_event = root.last_event;
+        *deadline = self.limit(limit);
+        ended(self.run(&machine.scope, root, None))
+    }
+
+    fn limit(&mut self, seconds: Option<u32>) -> Option<Timer> {
+        seconds.map(|seconds| self.start_timer(self.now + TimeDelta::seconds(i64::from(seconds))))
     }
 
     fn take(&mut self, machine: &Machine, root: &mut Flow, deadline: Option<Timer>, input: &Input) -> Option<Outcome> {

@@ -187,6 +187,16 @@ impl Flow {
             Waiting::Map(at) => at.running.values().for_each(|flow| flow.outstanding(commands)),
         }
     }
+
+    /// Whether a timer is the pause before a retry.
+    pub(super) fn is_retry(&self, token: u64) -> bool {
+        match &self.waiting {
+            Waiting::Retry(timer) => timer.token == token,
+            Waiting::Parallel { branches } => branches.iter().any(|branch| branch.is_retry(token)),
+            Waiting::Map(at) => at.running.values().any(|flow| flow.is_retry(token)),
+            _ => false,
+        }
+    }
 }
 
 impl Call {

@@ -20,6 +20,7 @@ use crate::{
     cel,
     error::Error,
     hooks,
+    runs::model::Trigger as StartedBy,
     starts::{self, Start, Starts},
 };
 
@@ -108,7 +109,9 @@ impl Subscribers {
                 return Ok(());
             }
             let Trigger { workflow_id, created_by, roles, .. } = trigger.clone();
-            self.starts.start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: "event" }).await?;
+            self.starts
+                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: StartedBy::Event })
+                .await?;
             Ok::<_, Error>(tx.commit().await?)
         };
         match started.await {

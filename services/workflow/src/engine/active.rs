@@ -15,6 +15,7 @@ use crate::{
     runs::{
         mail::{Letter, Message},
         model::RunId,
+        template::Template,
     },
     tasks::{self, Family},
 };
@@ -37,8 +38,16 @@ pub(super) struct About {
     pub(super) workflow_id: String,
     pub(super) version: i32,
     pub(super) entity_id: String,
+    pub(super) created_by: String,
     pub(super) roles: Vec<String>,
     pub(super) traceparent: Option<String>,
+    pub(super) concurrency_key: Option<String>,
+    /// The run that started it, and the wait that its end answers.
+    pub(super) parent: Option<(RunId, Option<i64>)>,
+    /// Runs above it.
+    pub(super) depth: i16,
+    /// Days that it is kept after its end.
+    pub(super) retention_days: u32,
 }
 
 impl About {
@@ -57,11 +66,25 @@ pub(super) enum Work {
     Letter(Letter),
     /// Nothing: it was taken into memory, and may leave it again.
     Look,
+    /// Nothing any more: its tenant is suspended, or owes money.
+    Park,
 }
 
 /// Who holds a run back, as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hold(pub(crate) String);
+
+impl Hold {
+    /// Whether it is no run's own: a pause of a workflow or a tenant, or the tenant's standing.
+    pub(crate) fn is_wide(&self) -> bool {
+        Self::is_wide_name(&self.0)
+    }
+
+    /// The same of a hold as the database keeps it.
+    pub(crate) fn is_wide_name(name: &str) -> bool {
+        matches!(name, "workflow" | "tenant" | "standing")
+    }
+}
 
 /// Something that a run waits for and that is answered from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +100,7 @@ pub(super) struct Opened {
     pub(super) wait: Wait,
     pub(super) arguments: String,
     pub(super) timeout_seconds: Option<u32>,
+    pub(super) heartbeat_seconds: Option<u32>,
 }
 
 /// Where a run is until its next step.
@@ -116,6 +140,8 @@ pub(super) struct Active {
     pub(super) queued: bool,
     /// Whether its first step is still to come.
     pub(super) fresh: bool,
+    /// Whether it may have started runs that have not ended.
+    pub(super) has_children: bool,
 }
 
 /// What came of some work.
@@ -132,6 +158,12 @@ pub(super) struct Taken {
     pub(super) opened: Vec<Opened>,
     /// Tokens of waits that are over.
     pub(super) closed: Vec<u64>,
+    /// Those of them that were for another run.
+    pub(super) orphaned: Vec<u64>,
+    /// Whether there may be runs that it has started.
+    pub(super) has_children: bool,
+    /// Whether it was paused or resumed.
+    pub(super) rehold: bool,
     /// Whether there is something to write.
     pub(super) changed: bool,
     /// Whether everything outstanding must be asked for: it was held back, and goes on.
@@ -145,12 +177,34 @@ impl Drop for Active {
 }
 
 impl Active {
+    /// A run before its first step.
+    pub(super) fn fresh(about: Arc<About>, template: &Template, execution: Execution, hold: Option<Hold>) -> Self {
+        Self {
+            about,
+            machine: template.machine.clone(),
+            execution,
+            calls: HashMap::new(),
+            waits: BTreeMap::new(),
+            letters: BTreeMap::new(),
+            mail: 0,
+            hold,
+            queued: false,
+            fresh: true,
+            has_children: false,
+        }
+    }
+
     /// Takes what came in, and goes on until everything waits again.
     pub(super) fn take(&mut self, work: Vec<Work>, now: DateTime<Utc>) -> Taken {
         let mut taken = Taken::default();
         for work in work {
             match work {
                 Work::Look => taken.changed = true,
+                Work::Park if self.hold.is_none() => {
+                    self.hold = Some(Hold("standing".to_owned()));
+                    (taken.changed, taken.rehold) = (true, true);
+                }
+                Work::Park => {}
                 Work::Letter(letter) => drop(self.letters.insert(letter.seq, letter)),
                 Work::Input(Input::TimerFired { .. }) if self.is_held() => {}
                 Work::Input(input) if self.is_held() => {
@@ -203,6 +257,7 @@ impl Active {
             if has_signals { waits(&self.execution).map(|(_, wait)| wait).collect() } else { vec![] };
         let first = self.letters.values().find(|letter| match &letter.message {
             Message::Cancel { .. } | Message::Terminate { .. } | Message::Pause { .. } | Message::Resume => true,
+            Message::Retry => !held,
             Message::Signal { name, .. } => awaited.iter().any(|wait| wait.kind == "signal" && wait.name == *name),
             Message::TaskDone { .. } | Message::TaskFailed { .. } | Message::Heartbeat { .. } => !held,
         });
@@ -224,16 +279,31 @@ impl Active {
                 }
             }
             Message::Cancel { reason } => {
-                self.hold = None;
+                self.release();
                 self.advance(Input::Cancel { cause: reason }, now, taken);
             }
             Message::Terminate { reason } => {
-                self.hold = None;
+                self.release();
                 self.advance(Input::Terminate { cause: reason }, now, taken);
             }
-            Message::Pause { by } => self.hold = Some(Hold(by)),
-            Message::Resume => taken.resumed |= self.hold.take().is_some(),
+            Message::Retry => self.advance(Input::Retry, now, taken),
+            Message::Pause { by } => {
+                self.hold = Some(Hold(by));
+                taken.rehold = true;
+            }
+            Message::Resume => {
+                // A pause of the workflow or the tenant is not the run's to end.
+                if self.hold.as_ref().is_some_and(|hold| !hold.is_wide()) {
+                    self.hold = None;
+                    (taken.rehold, taken.resumed) = (true, true);
+                }
+            }
         }
+    }
+
+    /// Lets go of what holds it back: it is about to end.
+    fn release(&mut self) {
+        (self.hold, self.queued, self.fresh) = (None, false, false);
     }
 
     /// Compares what is outstanding with what was before.
@@ -241,16 +311,24 @@ impl Active {
         let outstanding = self.execution.outstanding();
         let mut open = BTreeMap::new();
         for command in outstanding {
-            let Command::CallTask { token, resource, arguments, timeout_seconds, .. } = command else { continue };
+            let Command::CallTask { token, resource, arguments, timeout_seconds, heartbeat_seconds, .. } = command
+            else {
+                continue;
+            };
             let Family::Wait { kind, name } = tasks::family(&resource) else { continue };
             let wait = Wait { kind, name };
             if !self.waits.contains_key(&token) {
                 let (wait, arguments) = (wait.clone(), arguments.to_string());
-                taken.opened.push(Opened { token, wait, arguments, timeout_seconds });
+                taken.opened.push(Opened { token, wait, arguments, timeout_seconds, heartbeat_seconds });
             }
             open.insert(token, wait);
         }
-        taken.closed.extend(self.waits.keys().filter(|token| !open.contains_key(token)));
+        for (token, wait) in self.waits.iter().filter(|(token, _)| !open.contains_key(token)) {
+            taken.closed.push(*token);
+            taken.orphaned.extend((wait.kind == "workflow").then_some(*token));
+        }
+        self.has_children |= taken.opened.iter().any(|opened| opened.wait.kind == "workflow");
+        taken.has_children = self.has_children;
         self.waits = open;
     }
 
@@ -290,11 +368,7 @@ fn answer(input: Input) -> Option<Message> {
     match input {
         Input::TaskDone { token, result } => Some(Message::TaskDone { token, result }),
         Input::TaskFailed { token, failure } => Some(Message::TaskFailed { token, failure }),
-        Input::Started
-        | Input::TaskHeartbeat { .. }
-        | Input::TimerFired { .. }
-        | Input::Cancel { .. }
-        | Input::Terminate { .. } => None,
+        _ => None,
     }
 }
 

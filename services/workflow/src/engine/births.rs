@@ -2,9 +2,13 @@
 
 mod store;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use tenon_chassis::{Fault, SystemTx, TenantId, bus};
 use tokio::sync::oneshot;
 use tonic::Code;
@@ -15,11 +19,16 @@ use super::{
     change::Advanced,
 };
 use crate::{
-    asl::{self, Execution},
+    asl::Execution,
     error::Error,
-    runs::model::{self, NewRun, Run, RunId, State},
+    runs::{
+        model::{self, NewRun, Run, RunId, State},
+        start::admitted,
+        store as runs,
+        template::Template,
+    },
 };
-pub(super) use store::insert_runs;
+pub(super) use store::{insert_attributes, insert_runs};
 
 /// Draws of an id until one belongs to a partition that this engine owns.
 const DRAWS: u32 = 1_000;
@@ -27,6 +36,8 @@ const DRAWS: u32 = 1_000;
 /// A run that is about to start here, and who waits for it.
 pub(crate) struct Birth {
     pub(crate) tenant: TenantId,
+    /// The tenant's share.
+    pub(crate) weight: u32,
     pub(crate) new: NewRun,
     /// What its start is counted on.
     pub(crate) meter: Option<String>,
@@ -68,8 +79,17 @@ impl Engine {
                 let _ = birth.reply.send(Err(NotBorn::Elsewhere(Box::new(birth.new))));
             }
         }
-        let (tx, latest) = match self.latest(&here).await {
-            Ok((tx, latest)) => (tx, latest),
+        let mut names: Vec<_> = here.iter().map(|birth| (birth.tenant.uuid(), birth.new.workflow_id.clone())).collect();
+        names.sort_unstable();
+        names.dedup();
+        // Read inside of the transaction that adds the runs: whoever published a version before starting a run gets it.
+        let read = async {
+            let mut tx = self.db.system().await?;
+            let latest = self.latest(&mut tx, names).await?;
+            Ok::<_, Error>((tx, latest))
+        };
+        let (tx, latest) = match read.await {
+            Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, "runs were not started");
                 for birth in here {
@@ -78,79 +98,97 @@ impl Engine {
                 return (None, Vec::new());
             }
         };
-        for birth in here {
-            let name = (birth.tenant.uuid(), birth.new.workflow_id.clone());
-            match latest.get(&name).cloned().and_then(|latest| self.embody(&birth, latest)) {
-                Some((active, created_at)) => {
-                    let Birth { new, meter, reply, .. } = birth;
-                    born.push((active, Newborn { new, created_at, meter, reply }));
-                }
-                None => drop(birth.reply.send(Err(NotBorn::Refused(Error::WorkflowNotFound)))),
+        for Birth { tenant, new, meter, reply, .. } in here {
+            let latest = latest.get(&(tenant.uuid(), new.workflow_id.clone())).cloned();
+            match self.embody(tenant, new, latest) {
+                Ok((active, new, created_at)) => born.push((active, Newborn { new, created_at, meter, reply })),
+                Err(why) => drop(reply.send(Err(why))),
             }
         }
         (Some(tx), born)
     }
 
-    /// Reads which versions are the latest, inside the transaction that adds the runs: whoever published one before
-    /// starting a run gets that one.
-    async fn latest(&mut self, births: &[Birth]) -> Result<(SystemTx, HashMap<(uuid::Uuid, String), Latest>), Error> {
-        let mut tx = self.db.system().await?;
-        let mut names: Vec<_> =
-            births.iter().map(|birth| (birth.tenant.uuid(), birth.new.workflow_id.clone())).collect();
-        names.sort_unstable();
-        names.dedup();
-        let latest = store::list_latest(&mut tx, &names).await?;
+    /// The latest versions of workflows; afterwards they are in memory.
+    pub(super) async fn latest(
+        &self,
+        tx: &mut SystemTx,
+        names: Vec<(uuid::Uuid, String)>,
+    ) -> Result<HashMap<(uuid::Uuid, String), Latest>, Error> {
+        let latest = store::list_latest(tx, &names).await?;
         for ((tenant, workflow_id), latest) in &latest {
-            let name = (*tenant, workflow_id.clone(), latest.version);
-            if !self.machines.contains_key(&name) {
-                let about = (workflow_id.as_str(), latest.version);
-                let definition = super::store::get_definition(&mut tx, (*tenant).into(), about).await?;
-                match asl::parse(&definition, &|_, _| Vec::new()) {
-                    Ok(machine) => self.machines.insert(name, machine.into()),
-                    Err(faults) => {
-                        tracing::error!(workflow.id = workflow_id, ?faults, "a published definition is not valid");
-                    }
-                }
-            }
+            self.template(tx, (*tenant, workflow_id, latest.version)).await?;
         }
-        Ok((tx, latest))
+        Ok(latest)
     }
 
-    fn embody(&self, birth: &Birth, latest: Latest) -> Option<(Box<Active>, DateTime<Utc>)> {
-        let new = &birth.new;
-        let name = (birth.tenant.uuid(), new.workflow_id.clone(), latest.version);
-        let machine = self.machines.get(&name)?;
+    /// A version, from memory or the database; `None` when it cannot be run any more.
+    pub(super) async fn template(
+        &self,
+        tx: &mut SystemTx,
+        (tenant, workflow_id, version): (uuid::Uuid, &str, i32),
+    ) -> Result<Option<Arc<Template>>, Error> {
+        if let Some(template) = self.templates.get(tenant, workflow_id, version) {
+            return Ok(Some(template));
+        }
+        let (definition, envelope) = runs::get_template(&mut *tx, tenant, (workflow_id, version)).await?;
+        Ok(self.templates.insert((tenant, workflow_id, version), (&definition, envelope)).ok())
+    }
+
+    fn embody(
+        &self,
+        tenant: TenantId,
+        new: NewRun,
+        latest: Option<Latest>,
+    ) -> Result<(Box<Active>, NewRun, DateTime<Utc>), NotBorn> {
+        let refused = |error: Error| NotBorn::Refused(error);
+        let latest = latest.ok_or_else(|| refused(Error::WorkflowNotFound))?;
+        let template = self.templates.get(tenant.uuid(), &new.workflow_id, latest.version);
+        let template = template.ok_or_else(unavailable).map_err(refused)?;
+        let new = admitted(new, &template).map_err(|fault| refused(fault.into()))?;
+        // These are looked up and locked in a transaction of their own.
+        if new.concurrency.is_some() || new.idempotency_key.is_some() {
+            return Err(NotBorn::Elsewhere(Box::new(new)));
+        }
         let clock = self.db.clock();
-        let ids = std::iter::repeat_with(|| RunId::new(clock)).take(DRAWS as usize);
-        let mut drawn = ids.map(|run| (run, model::partition(birth.tenant, run, self.config.workflow_partitions)));
-        let (run, partition) = drawn.find(|(_, partition)| self.owned.contains_key(partition))?;
+        let mut drawn = (0..DRAWS).map(|_| {
+            let run = RunId::new(clock);
+            (run, model::partition(tenant, run, self.config.workflow_partitions))
+        });
+        let Some((run, partition)) = drawn.find(|(_, partition)| self.owned.contains_key(partition)) else {
+            return Err(NotBorn::Elsewhere(Box::new(new)));
+        };
         let about = About {
-            key: Key { tenant: birth.tenant, run },
+            key: Key { tenant, run },
             partition,
             workflow_id: new.workflow_id.clone(),
             version: latest.version,
             entity_id: new.entity_id.clone(),
+            created_by: new.created_by.clone(),
             roles: new.roles.clone(),
             traceparent: new.traceparent.clone(),
+            concurrency_key: None,
+            parent: None,
+            depth: 0,
+            retention_days: self.retention_days(&template),
         };
         let now = self.time.now();
-        let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", new.workflow_id));
-        let (_, seed) = run.uuid().as_u64_pair();
-        let execution = Execution::new(&machine, &id, &workflow, new.input.clone(), seed, now);
-        let active = Active {
-            about: about.into(),
-            machine,
-            execution,
-            calls: HashMap::new(),
-            waits: BTreeMap::new(),
-            letters: BTreeMap::new(),
-            mail: 0,
-            hold: latest.hold.map(Hold),
-            queued: false,
-            fresh: true,
-        };
-        Some((Box::new(active), now))
+        let execution = begin(&about, &template, new.input.clone(), now);
+        Ok((Box::new(Active::fresh(about.into(), &template, execution, latest.hold.map(Hold))), new, now))
     }
+
+    pub(super) fn retention_days(&self, template: &Template) -> u32 {
+        let own = template.retention_days().and_then(|days| u32::try_from(days).ok());
+        own.unwrap_or(self.config.workflow_retention_days)
+    }
+}
+
+/// An execution that waits to be started.
+pub(super) fn begin(about: &About, template: &Template, input: Value, created_at: DateTime<Utc>) -> Execution {
+    let run = about.key.run;
+    let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", about.workflow_id));
+    let (_, seed) = run.uuid().as_u64_pair();
+    let execution = Execution::new(&template.machine, &id, &workflow, input, seed, created_at);
+    execution.within(template.timeout_seconds())
 }
 
 impl Newborn {
@@ -186,6 +224,11 @@ impl Newborn {
             output: update.output.as_deref().and_then(|output| serde_json::from_str(output).ok()),
             error: update.error.clone(),
             cause: update.cause.clone(),
+            attributes: Value::Object(new.attributes),
+            concurrency_key: None,
+            parent_run: None,
+            trigger: new.trigger.as_str().to_owned(),
+            paused: update.hold.clone(),
             created_at,
             ended_at: update.ended_at,
         };

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use tenon_chassis::{Clock, bus, id};
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     active::{About, Active, Key, Opened, Rest, Taken, Work},
     births::Newborn,
+    family::{Child, Note, Orphans},
     store::Row,
 };
 use crate::{
@@ -30,8 +31,11 @@ pub(super) struct Update {
     pub(super) execution: Option<String>,
     pub(super) rest: Rest,
     pub(super) hold: Option<String>,
+    /// Whether `hold` is this step's doing; else what the database says stays.
+    pub(super) rehold: bool,
     pub(super) mail: i32,
     pub(super) ended_at: Option<DateTime<Utc>>,
+    pub(super) purge_at: Option<DateTime<Utc>>,
 }
 
 /// The events of one step.
@@ -60,6 +64,10 @@ pub(super) struct Advanced {
     pub(super) keep: Vec<(Uuid, Kept)>,
     pub(super) opened: Vec<Opened>,
     pub(super) closed: Vec<u64>,
+    pub(super) children: Vec<Child>,
+    pub(super) orphans: Vec<Orphans>,
+    /// What the parent is told.
+    pub(super) note: Option<Note>,
 }
 
 impl Row {
@@ -67,15 +75,20 @@ impl Row {
         Key { tenant: self.tenant_id.into(), run: self.id.into() }
     }
 
-    pub(super) fn about(&self) -> Arc<About> {
+    pub(super) fn about(&self, retention_days: u32) -> Arc<About> {
         Arc::new(About {
             key: self.key(),
             partition: self.partition,
             workflow_id: self.workflow_id.clone(),
             version: self.version,
             entity_id: self.entity_id.clone(),
+            created_by: self.created_by.clone(),
             roles: self.roles.clone(),
             traceparent: self.traceparent.clone(),
+            concurrency_key: self.concurrency_key.clone(),
+            parent: self.parent_run.map(|run| (run.into(), self.parent_token)),
+            depth: self.depth,
+            retention_days,
         })
     }
 }
@@ -90,22 +103,29 @@ impl Active {
     ) -> Result<Advanced, Box<Self>> {
         let about = self.about.clone();
         let Ok(taken) = catch_unwind(AssertUnwindSafe(|| self.take(work, now))) else {
-            let closed = self.waits.keys().copied().collect();
+            let (closed, has_children) = (self.waits.keys().copied().collect(), self.has_children);
             drop(self);
-            let taken = Taken { closed, ..Taken::given_up("the engine failed at this step") };
+            let taken = Taken { closed, has_children, ..Taken::given_up("the engine failed at this step") };
             return Ok(Advanced::given_up(about, taken, now, clock));
         };
         if !taken.changed {
             return Err(self);
         }
         let update = match &taken.outcome {
-            Some(outcome) => ended(outcome, now),
-            None => self.at_work(now),
+            Some(outcome) => ended(&about, outcome, now, self.kept_to_retry(outcome, &taken)),
+            None => self.at_work(now, taken.rehold),
         };
         Ok(Advanced::new(about, update, taken, (now, clock)).with(self))
     }
 
-    fn at_work(&self, now: DateTime<Utc>) -> Update {
+    /// The state that a retry goes on from; none when what went before was undone.
+    fn kept_to_retry(&self, outcome: &Outcome, taken: &Taken) -> Option<String> {
+        let unwound = taken.events.iter().any(|event| event.kind.starts_with("Compensation"));
+        let failed = !unwound && matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut(_));
+        failed.then(|| serde_json::to_string(&self.execution).ok()).flatten()
+    }
+
+    fn at_work(&self, now: DateTime<Utc>, rehold: bool) -> Update {
         let execution = || serde_json::to_string(&self.execution).expect("plain data with string keys is JSON");
         Update {
             state: if self.queued { State::Queued } else { State::Running },
@@ -115,14 +135,25 @@ impl Active {
             execution: (!self.fresh).then(execution),
             rest: self.rest(now),
             hold: self.hold.as_ref().map(|hold| hold.0.clone()),
+            rehold,
             mail: self.mail,
             ended_at: None,
+            purge_at: None,
         }
     }
 }
 
 impl Advanced {
     fn new(about: Arc<About>, update: Update, taken: Taken, (now, clock): (DateTime<Utc>, &Clock)) -> Self {
+        let key = about.key;
+        let note = taken.outcome.as_ref().and_then(|outcome| about.note(outcome, clock));
+        let mut orphans: Vec<_> =
+            taken.orphaned.iter().map(|token| Orphans { parent: key, token: Some(*token) }).collect();
+        if update.ended_at.is_some() && taken.has_children {
+            orphans = vec![Orphans { parent: key, token: None }];
+        }
+        let asked = taken.opened.iter().filter(|opened| opened.wait.kind == "workflow");
+        let children = asked.map(|opened| Child::new(&about, opened, clock)).collect();
         let event = update.ended_at.map(|_| about.event(update.state, update.error.as_deref(), clock));
         Self {
             active: None,
@@ -136,6 +167,9 @@ impl Advanced {
             keep: taken.keep.iter().map(|message| (id::uuid_v7(clock), Kept::from(message))).collect(),
             opened: taken.opened,
             closed: taken.closed,
+            children,
+            orphans,
+            note,
             about,
         }
     }
@@ -158,7 +192,8 @@ impl Advanced {
     pub(super) fn given_up(about: Arc<About>, taken: Taken, now: DateTime<Utc>, clock: &Clock) -> Self {
         let outcome = taken.outcome.clone().unwrap_or(Outcome::Cancelled { cause: String::new() });
         tracing::error!(run.id = %about.key.run, tenant.id = %about.key.tenant, ?outcome, "run given up");
-        Self::new(about, ended(&outcome, now), taken, (now, clock))
+        let update = ended(&about, &outcome, now, None);
+        Self::new(about, update, taken, (now, clock))
     }
 
     /// Whether this is the end of a run that could not go on.
@@ -166,12 +201,18 @@ impl Advanced {
         self.active.is_none()
     }
 
+    /// Whether other runs may be due because of it.
+    pub(super) fn touches_others(&self) -> bool {
+        let turn = self.has_ended() && self.about.concurrency_key.is_some();
+        turn || self.note.is_some() || !self.children.is_empty() || !self.orphans.is_empty()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.update.ended_at.is_some()
     }
 }
 
-fn ended(outcome: &Outcome, now: DateTime<Utc>) -> Update {
+fn ended(about: &About, outcome: &Outcome, now: DateTime<Utc>, execution: Option<String>) -> Update {
     let printable = |text: &str| Some(text.replace('\0', ""));
     let (state, output, error, cause) = match outcome {
         Outcome::Succeeded { output } => (State::Succeeded, Some(output.to_string()), None, None),
@@ -179,8 +220,9 @@ fn ended(outcome: &Outcome, now: DateTime<Utc>) -> Update {
         Outcome::TimedOut(failure) => (State::TimedOut, None, printable(&failure.error), printable(&failure.cause)),
         Outcome::Cancelled { cause } => (State::Cancelled, None, None, printable(cause)),
     };
-    let (rest, hold, mail, execution, ended_at) = (Rest::Until(None), None, 0, None, Some(now));
-    Update { state, output, error, cause, execution, rest, hold, mail, ended_at }
+    let (rest, hold, rehold, mail) = (Rest::Until(None), None, true, 0);
+    let purge_at = Some(now + TimeDelta::days(about.retention_days.into()));
+    Update { state, output, error, cause, execution, rest, hold, rehold, mail, ended_at: Some(now), purge_at }
 }
 
 fn chapter(events: Vec<Event>, time: DateTime<Utc>) -> Option<Chapter> {

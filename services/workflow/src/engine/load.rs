@@ -1,26 +1,25 @@
 //! Takes due runs into memory: new ones, those whose timer is due, those with mail, those of an engine before.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::{
     Engine,
     active::{Active, Hold, Key, Rest, Taken, Work, waits},
+    births::begin,
     change::Advanced,
     store::{self, Row},
 };
 use crate::{
-    asl::{self, Execution, Machine},
+    asl::Execution,
     error::Error,
     runs::{mail::Letter, model::State},
 };
 
 /// Runs that are taken into memory at once at most.
-const CLAIM: i64 = 500;
+const CLAIM: usize = 500;
 /// When to look again after a look that found runs, or failed.
 const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
@@ -50,7 +49,8 @@ impl Engine {
         let Claimed { rows, mut letters } = claimed;
         let mut given_up = Vec::new();
         for row in rows {
-            let (key, about, mail) = (row.key(), row.about(), row.mail);
+            let (key, about, mail) = (row.key(), row.about(self.config.workflow_retention_days), row.mail);
+            let (queued, hold) = (row.state == State::Queued.as_str(), row.paused.clone().map(Hold));
             let new = !self.runs.contains_key(&key);
             if new {
                 match self.restore(row) {
@@ -64,9 +64,15 @@ impl Engine {
                 self.dispatch_outstanding(key);
             }
             if let Some(active) = self.runs.get_mut(&key) {
-                active.mail = mail;
-                if new && (active.fresh || active.rest(self.time.now()) != Rest::Memory) {
+                let was_held = active.is_held();
+                (active.mail, active.hold, active.queued) = (mail, hold, queued);
+                let changed = active.is_held() != was_held;
+                let rests = active.fresh || active.rest(self.time.now()) != Rest::Memory;
+                if changed || new && rests {
                     inputs.push((key, Work::Look));
+                }
+                if changed {
+                    self.dispatch_outstanding(key);
                 }
             }
             let letters = letters.remove(&key).unwrap_or_default();
@@ -98,8 +104,16 @@ impl Engine {
         let (ids, epochs) = self.epochs(due.iter().copied());
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
-        let limit = i64::try_from(room).unwrap_or(i64::MAX).clamp(1, CLAIM);
-        let rows = store::claim_runs(&mut tx, &held, now, limit).await?;
+        let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
+        let mut rows = store::claim_runs(&mut tx, (&held, &[]), now, limit).await?;
+        let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+        if full {
+            // Behind those who have many due runs, others may have few.
+            let mut busy: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            busy.sort_unstable();
+            busy.dedup();
+            rows.extend(store::claim_runs(&mut tx, (&held, &busy), now, limit).await?);
+        }
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
         if !mailed.is_empty() {
@@ -107,12 +121,11 @@ impl Engine {
                 letters.entry(key).or_default().push(letter);
             }
         }
-        let definitions = self.missing_machines(&mut tx, &rows).await?;
-        tx.commit().await?;
-        for (name, machine) in definitions {
-            self.machines.insert(name, machine);
+        for row in &rows {
+            self.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
-        if i64::try_from(rows.len()).is_ok_and(|count| count == limit) && room > 0 {
+        tx.commit().await?;
+        if full && room > 0 {
             // There may be more.
             self.waker.here.notify_one();
         }
@@ -121,52 +134,25 @@ impl Engine {
         Ok(Claimed { rows, letters })
     }
 
-    async fn missing_machines(
-        &self,
-        tx: &mut tenon_chassis::SystemTx,
-        rows: &[Row],
-    ) -> Result<HashMap<(uuid::Uuid, String, i32), Arc<Machine>>, Error> {
-        let mut machines = HashMap::new();
-        for row in rows {
-            let name = (row.tenant_id, row.workflow_id.clone(), row.version);
-            if self.machines.contains_key(&name) || machines.contains_key(&name) {
-                continue;
-            }
-            let about = (row.workflow_id.as_str(), row.version);
-            let definition = store::get_definition(&mut *tx, row.tenant_id.into(), about).await?;
-            // Resources were checked when it was published, and are again when they are called.
-            match asl::parse(&definition, &|_, _| Vec::new()) {
-                Ok(machine) => drop(machines.insert(name, Arc::new(machine))),
-                Err(faults) => {
-                    tracing::error!(workflow.id = row.workflow_id, ?faults, "a published definition is not valid");
-                }
-            }
-        }
-        Ok(machines)
-    }
-
     fn restore(&self, row: Row) -> Result<Active, Unusable> {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
-        let about = row.about();
-        let name = (row.tenant_id, row.workflow_id, row.version);
-        let machine = self.machines.get(&name);
-        let machine = machine.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
-        let Key { run, .. } = about.key;
-        let fresh = row.execution.is_none();
-        let execution = match row.execution {
-            Some(state) => Execution::restore(&state, row.input)
-                .map_err(|why| Unusable(format!("its state cannot be read: {why}")))?,
-            None => {
-                let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", about.workflow_id));
-                let (_, seed) = run.uuid().as_u64_pair();
-                Execution::new(&machine, &id, &workflow, row.input, seed, row.created_at)
+        let template = self.templates.get(row.tenant_id, &row.workflow_id, row.version);
+        let template = template.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
+        let about = row.about(self.retention_days(&template));
+        let (hold, queued) = (row.paused.map(Hold), row.state == State::Queued.as_str());
+        let (execution, fresh) = match row.execution {
+            None => (begin(&about, &template, row.input, row.created_at), true),
+            Some(state) => {
+                let execution = Execution::restore(&state, row.input);
+                (execution.map_err(|why| Unusable(format!("its state cannot be read: {why}")))?, false)
             }
         };
         let waits = if fresh { BTreeMap::new() } else { waits(&execution).collect() };
-        let (calls, letters, hold) = (HashMap::new(), BTreeMap::new(), row.paused.map(Hold));
-        let queued = row.state == State::Queued.as_str();
-        Ok(Active { about, machine, execution, calls, waits, letters, mail: row.mail, hold, queued, fresh })
+        let mut active = Active::fresh(about, &template, execution, hold);
+        (active.mail, active.queued, active.fresh) = (row.mail, queued, fresh);
+        (active.waits, active.has_children) = (waits, !fresh);
+        Ok(active)
     }
 }

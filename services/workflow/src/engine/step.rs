@@ -2,9 +2,14 @@
 
 mod store;
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use tenon_chassis::SystemTx;
+use tenon_chassis::{SystemTx, TenantId};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
@@ -30,8 +35,17 @@ impl Engine {
         for (key, input) in inputs {
             work.entry(key).or_default().push(input);
         }
+        let tenants: BTreeSet<TenantId> = work.keys().map(|key| key.tenant).collect();
+        for tenant in tenants {
+            if !self.may_work(tenant).await {
+                // First of all: a step that has not begun is not taken.
+                let of = work.iter_mut().filter(|(key, _)| key.tenant == tenant);
+                of.for_each(|(_, work)| work.insert(0, Work::Park));
+            }
+        }
         let (tx, born) = if births.is_empty() { (None, Vec::new()) } else { self.conceive(births).await };
         let taken: Vec<_> = work.into_iter().filter_map(|(key, work)| Some((self.runs.remove(&key)?, work))).collect();
+        let (began, count) = (Instant::now(), taken.len() + born.len());
         let (now, clock) = (self.time.now(), self.db.clock().clone());
         // Expressions may take their time: not on a thread that others wait for.
         let stepping = tokio::task::spawn_blocking(move || {
@@ -52,6 +66,7 @@ impl Engine {
         }
         if !advanced.is_empty() {
             self.write(advanced, tx).await;
+            self.pace.add(count, began.elapsed());
         }
     }
 
@@ -123,6 +138,7 @@ impl Engine {
         let (new, old): (Vec<&Advanced>, Vec<&Advanced>) = kept.iter().partition(|step| step.newborn.is_some());
         if !kept.is_empty() {
             births::insert_runs(&mut tx, &new).await?;
+            births::insert_attributes(&mut tx, &new).await?;
             let mailed = store::update_runs(&mut tx, &old).await?;
             store::insert_history(&mut tx, &kept).await?;
             store::insert_tasks(&mut tx, &kept).await?;
@@ -133,6 +149,7 @@ impl Engine {
                 store::delete_mailboxes(&mut tx, &mailed).await?;
             }
             let mut events = Newborn::events(&new, self.db.clock());
+            events.extend(self.relate(&mut tx, &kept).await?);
             events.extend(kept.iter().filter_map(|step| step.event.clone()));
             tx.emit(&events).await?;
         }
@@ -142,6 +159,9 @@ impl Engine {
 
     fn written(&mut self, batch: Vec<Advanced>, lost: &[i16]) {
         self.lose(lost);
+        if batch.iter().any(Advanced::touches_others) {
+            self.waker.wake();
+        }
         for mut step in batch {
             let newborn = step.newborn.take();
             if lost.contains(&step.about.partition) {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tenon_chassis::{SystemTx, TenantId};
+use tenon_chassis::SystemTx;
 use uuid::Uuid;
 
 use super::active::Key;
@@ -165,15 +165,20 @@ pub(super) struct Row {
     pub(super) paused: Option<String>,
     pub(super) mail: i32,
     pub(super) crashes: i16,
+    pub(super) created_by: String,
     pub(super) roles: Vec<String>,
     pub(super) traceparent: Option<String>,
+    pub(super) concurrency_key: Option<String>,
+    pub(super) parent_run: Option<Uuid>,
+    pub(super) parent_token: Option<i64>,
+    pub(super) depth: i16,
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// Takes due runs into memory. The transaction must hold the partitions.
+/// Takes due runs of tenants that are not `but` into memory. The transaction must hold the partitions.
 pub(super) async fn claim_runs(
     tx: &mut SystemTx,
-    partitions: &[i16],
+    (partitions, but): (&[i16], &[Uuid]),
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -181,13 +186,16 @@ pub(super) async fn claim_runs(
         Row,
         r#"with due as (
                select tenant_id, id from workflow.runs
-               where partition = any($1) and due_at <= $2 order by due_at limit $3 for no key update skip locked)
+               where partition = any($1) and due_at <= $2 and tenant_id <> all($4) order by due_at limit $3
+               for no key update skip locked)
            update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
            returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
-                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.roles, r.traceparent, r.created_at"#,
+                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
+                     r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
         partitions,
         now,
-        limit
+        limit,
+        but
     );
     Ok(rows.fetch_all(tx).await?)
 }
@@ -222,19 +230,4 @@ pub(super) async fn list_messages(tx: &mut SystemTx, keys: &[Key]) -> Result<Vec
         Some((key, Letter { id, seq, message: Kept { kind, token, name, payload }.read()? }))
     };
     Ok(rows.into_iter().filter_map(letter).collect())
-}
-
-/// The definition of a version.
-pub(super) async fn get_definition(
-    tx: &mut SystemTx,
-    tenant: TenantId,
-    (workflow_id, version): (&str, i32),
-) -> Result<Value, Error> {
-    let definition = sqlx::query_scalar!(
-        "select definition from workflow.workflows where tenant_id = $1 and workflow_id = $2 and version = $3",
-        tenant.uuid(),
-        workflow_id,
-        version
-    );
-    Ok(definition.fetch_one(tx).await?)
 }

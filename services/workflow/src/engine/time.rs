@@ -1,9 +1,40 @@
 //! The time of timers: the database's clock, carried on by this machine's monotonic one, so that neither a step of the
 //! machine's clock nor engines on machines that disagree move a timer.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use tenon_chassis::Clock;
 use tokio::time::Instant;
+
+/// How many runs one turn of the engine takes: few enough that whoever comes next waits for one short turn, however many
+/// wait already.
+#[derive(Debug)]
+pub(super) struct Pace {
+    each: Duration,
+}
+
+/// How long a turn may take.
+const TURN: Duration = Duration::from_millis(15);
+const TURN_MIN: usize = 16;
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { each: Duration::from_micros(150) }
+    }
+
+    /// Learns from a turn.
+    pub(super) fn add(&mut self, runs: usize, took: Duration) {
+        let each = took / u32::try_from(runs.max(1)).unwrap_or(u32::MAX);
+        self.each = (self.each * 7 + each.min(TURN)) / 8;
+    }
+
+    /// Runs of the next turn, `most` at most.
+    pub(super) fn runs(&self, most: usize) -> usize {
+        let runs = TURN.as_micros() / self.each.as_micros().max(1);
+        usize::try_from(runs).unwrap_or(most).clamp(TURN_MIN, most)
+    }
+}
 
 /// The database's clock as of a moment ago.
 #[derive(Debug)]
@@ -39,5 +70,24 @@ impl Time {
         // Postgres keeps microseconds.
         let now = self.database + elapsed;
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_runs_make_short_turns() {
+        let mut pace = Pace::new();
+        assert_eq!(pace.runs(500), 100);
+        for _ in 0..100 {
+            pace.add(10, Duration::from_secs(1));
+        }
+        assert_eq!(pace.runs(500), TURN_MIN);
+        for _ in 0..100 {
+            pace.add(100, Duration::from_micros(100));
+        }
+        assert_eq!(pace.runs(500), 500);
     }
 }

@@ -21,7 +21,12 @@ use super::{
     signature::{self, Delivery, Keys, Scheme},
     store,
 };
-use crate::{error::Error, runs::rpc::starter, starts::Start, workflows};
+use crate::{
+    error::Error,
+    runs::{model::Trigger, rpc::starter},
+    starts::Start,
+    workflows,
+};
 
 /// Characters of a challenge.
 const CHALLENGE_MAX: usize = 256;
@@ -240,7 +245,7 @@ impl Hooks {
                 None => {}
                 Some(Deed::Start { workflow_id, input }) => {
                     let (created_by, roles) = (created_by.clone(), roles.clone());
-                    let start = Start { workflow_id, input, created_by, roles, trigger: "webhook" };
+                    let start = Start { workflow_id, input, created_by, roles, trigger: Trigger::Webhook };
                     response.runs.push(format!("runs/{}", self.starts.start(tx, start).await?));
                 }
                 Some(Deed::Signal { run, signal, payload }) => {

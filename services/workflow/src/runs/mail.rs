@@ -26,6 +26,8 @@ pub enum Message {
     Pause { by: String },
     /// Go on after a pause.
     Resume,
+    /// Go on after a failure.
+    Retry,
 }
 
 /// A message as the engine finds it.
@@ -71,6 +73,7 @@ impl From<&Message> for Kept {
             Message::Terminate { reason } => ("TERMINATE", None, None, Some(json!(reason).to_string())),
             Message::Pause { by } => ("PAUSE", None, None, Some(json!(by).to_string())),
             Message::Resume => ("RESUME", None, None, None),
+            Message::Retry => ("RETRY", None, None, None),
         };
         Self { kind: kind.to_owned(), token, name, payload }
     }
@@ -95,6 +98,7 @@ impl Kept {
             "TERMINATE" => Message::Terminate { reason: text(payload) },
             "PAUSE" => Message::Pause { by: text(payload) },
             "RESUME" => Message::Resume,
+            "RETRY" => Message::Retry,
             _ => return None,
         })
     }
@@ -115,6 +119,7 @@ mod tests {
             Message::Terminate { reason: String::new() },
             Message::Pause { by: "usr_1".to_owned() },
             Message::Resume,
+            Message::Retry,
         ] {
             assert_eq!(Kept::from(&message).read(), Some(message));
         }

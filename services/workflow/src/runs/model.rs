@@ -1,7 +1,7 @@
 //! A run as it is kept, and where it belongs.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tenon_chassis::{Fault, TenantId};
 use uuid::Uuid;
 
@@ -77,8 +77,53 @@ pub struct Run {
     pub output: Option<Value>,
     pub error: Option<String>,
     pub cause: Option<String>,
+    /// What it is searched by, a JSON object.
+    pub attributes: Value,
+    pub concurrency_key: Option<String>,
+    /// The run that started it.
+    pub parent_run: Option<RunId>,
+    pub trigger: String,
+    /// Who paused it.
+    pub paused: Option<String>,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// What starts runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    Api,
+    Cron,
+    Event,
+    Webhook,
+    /// Another run.
+    Workflow,
+}
+
+impl Trigger {
+    /// As the database keeps it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Cron => "cron",
+            Self::Event => "event",
+            Self::Webhook => "webhook",
+            Self::Workflow => "workflow",
+        }
+    }
+}
+
+/// The run, and its wait, that a run answers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    pub run: RunId,
+    /// `None` when nothing waits for its end.
+    pub token: Option<i64>,
+    /// CANCEL, TERMINATE or ABANDON: what becomes of it when the parent ends.
+    pub close: &'static str,
+    /// Runs above the new one.
+    pub depth: i16,
 }
 
 /// A run that is about to be.
@@ -90,6 +135,14 @@ pub struct NewRun {
     pub created_by: String,
     pub roles: Vec<String>,
     pub traceparent: Option<String>,
+    pub trigger: Trigger,
+    /// Texts, numbers and booleans that it is searched by.
+    pub attributes: Map<String, Value>,
+    /// With which runs it takes turns, and how many of them may be at work.
+    pub concurrency: Option<(String, i32)>,
+    /// The same key with the same request is the same run.
+    pub idempotency_key: Option<String>,
+    pub parent: Option<Parent>,
 }
 
 /// Which runs a list shows; an absent filter shows all.
@@ -98,6 +151,11 @@ pub struct Filter {
     pub workflow_id: Option<String>,
     pub entity_id: Option<String>,
     pub state: Option<State>,
+    /// All of these must be as they say.
+    pub attributes: Vec<(String, String)>,
+    pub created_from: Option<DateTime<Utc>>,
+    pub created_before: Option<DateTime<Utc>>,
+    pub parent: Option<RunId>,
 }
 
 /// Something that happened in a run.
@@ -138,6 +196,13 @@ pub fn partition(tenant: TenantId, run: RunId, partitions: i16) -> i16 {
     let mixed = (fold(tenant.uuid()) ^ fold(run.uuid())).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let count = u64::from(partitions.unsigned_abs().max(1));
     i16::try_from(mixed % count).expect("less than a count that is an i16")
+}
+
+/// The smallest id of a run that starts at a time: ids begin with it, in milliseconds.
+#[must_use]
+pub fn first_id(at: DateTime<Utc>) -> Uuid {
+    let millis = u64::try_from(at.timestamp_millis()).unwrap_or_default();
+    Uuid::from_u64_pair(millis << 16, 0)
 }
 
 /// The id in `runs/run_...`; what cannot be one is not found, whatever it is.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenon_chassis::{Caller, Fault, TenantId, caller::Principal, clock::timestamp, paging::Page, telemetry};
+use sha2::{Digest, Sha256};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, paging::Page};
 use tenon_proto::workflow::v1::{
-    CancelRunRequest, CreateRunRequest, GetRunRequest, HistoryEvent, ListRunHistoryRequest, ListRunHistoryResponse,
-    ListRunsRequest, ListRunsResponse, Run, run::State, run_service_server::RunService,
+    BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
+    ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
+    ListRunsResponse, PauseRunRequest, ResumeRunRequest, RetryRunRequest, Run, SignalRunRequest, SignalRunResponse,
+    TerminateRunRequest, run_service_server::RunService,
 };
 use tokio::{
     sync::broadcast::Receiver,
@@ -17,41 +20,43 @@ use uuid::Uuid;
 
 use super::{
     Runs,
+    explain::Situation,
     mail::{self, Message},
-    model::{self, Filter, NewRun, RunId},
+    model::{self, RunId},
+    pb,
+    start::Started,
     store,
 };
-use crate::{engine::births::NotBorn, error::Error, json as pb_json, workflows};
+use crate::{
+    asl::Execution,
+    engine::{Hold, births::NotBorn},
+    error::Error,
+    fair, json as pb_json, workflows,
+};
 
-/// How long CancelRun waits for the engine.
-const CANCEL_MAX: Duration = Duration::from_secs(2);
+/// How long a call waits for the engine to do what it was told.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile, should the engine be another process's.
-const CANCEL_LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 /// Characters of a reason.
 const REASON_MAX: usize = 500;
+/// Runs of one batch.
+const BATCH_MAX: usize = 1_000;
+/// Signals that wait in the mailbox of a run at most.
+const SIGNALS_MAX: i64 = 100;
+/// Characters of the name of a signal, and of its id.
+const SIGNAL_MAX: usize = 128;
 
 #[tonic::async_trait]
 impl RunService for Runs {
     async fn create_run(&self, request: Request<CreateRunRequest>) -> Result<Response<Run>, Status> {
         let caller = Caller::of(&request)?;
-        let tenant = caller.tenant_id()?;
-        let request = request.into_inner();
-        let workflow_id = workflows::model::id_of(&request.workflow).ok_or(Error::WorkflowNotFound)?;
-        let entity_id = model::entity_id(&request.entity_id)?;
-        let input = request.input.map_or_else(|| json!({}), pb_json::from_pb);
-        workflows::model::bounded("input", &input)?;
+        let mut run = pb::new_run(&caller, request.into_inner())?;
 
-        let mut run = NewRun {
-            workflow_id: workflow_id.to_owned(),
-            entity_id: entity_id.to_owned(),
-            input,
-            created_by: starter(&caller),
-            roles: caller.roles.clone(),
-            traceparent: telemetry::traceparent(),
-        };
-        // The engine of this process adds many runs at once, with their first steps. What has to be remembered beside the
-        // run is written here, and the run is then due for whoever owns its partition.
-        if caller.idempotency.is_none() {
+        // The engine of this process adds many runs at once, with their first steps. What has to be looked up or
+        // remembered beside the run is written here, and the run is then due for whoever owns its partition.
+        if caller.idempotency.is_none() && run.idempotency_key.is_none() && run.concurrency.is_none() {
+            let tenant = (caller.tenant_id()?, fair::weight(caller.tenant.as_deref()));
             match self.waker.start(tenant, run, caller.method.meter.clone()).await {
                 Ok(run) => return Ok(Response::new(run.into())),
                 Err(NotBorn::Refused(error)) => return Err(error.into()),
@@ -60,11 +65,44 @@ impl RunService for Runs {
         }
 
         let mut tx = self.db.begin(&caller).await?;
-        let id = RunId::new(tx.clock());
-        let partition = model::partition(tenant, id, self.partitions);
-        let run = store::insert(&mut tx, (id, partition), &run).await?.ok_or(Error::WorkflowNotFound)?;
-        tx.emit(run.state.event(), format!("runs/{id}"), created(&run));
-        let response = tx.reply(Run::from(run)).await?;
+        let response = match self.starter.start(&mut tx, run).await? {
+            Started::New(run) => tx.reply(Run::from(run)).await?,
+            // It was counted when it was started.
+            Started::Same(run) => {
+                tx.commit().await?;
+                Response::new(run.into())
+            }
+        };
+        self.waker.wake();
+        Ok(response)
+    }
+
+    async fn batch_create_runs(
+        &self,
+        request: Request<BatchCreateRunsRequest>,
+    ) -> Result<Response<BatchCreateRunsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let requests = request.into_inner().requests;
+        if requests.is_empty() || requests.len() > BATCH_MAX {
+            return Err(Fault::invalid("requests", "must be 1 to 1,000").into());
+        }
+        let at = |index: usize| move |error: Error| error.at(&format!("requests[{index}]"));
+        let mut new = Vec::with_capacity(requests.len());
+        for (index, request) in requests.into_iter().enumerate() {
+            new.push(pb::new_run(&caller, request).map_err(at(index))?);
+        }
+
+        let mut tx = self.db.begin(&caller).await?;
+        let mut runs = Vec::with_capacity(new.len());
+        let mut fresh = 0;
+        for started in self.starter.start_all(&mut tx, new).await.map_err(|(index, error)| at(index)(error))? {
+            fresh += i64::from(matches!(started, Started::New(_)));
+            runs.push(started.run().into());
+        }
+        if fresh > 0 {
+            tx.meter("workflow_runs", fresh);
+        }
+        let response = tx.reply(BatchCreateRunsResponse { runs }).await?;
         self.waker.wake();
         Ok(response)
     }
@@ -82,7 +120,7 @@ impl RunService for Runs {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let page = Page::<Uuid>::parse(request.page_size, &request.page_token)?;
-        let filter = filter(&request)?;
+        let filter = pb::filter(&request)?;
 
         let mut tx = self.db.begin(&caller).await?;
         let rows = store::list(&mut tx, &filter, page.after, page.fetch()).await?;
@@ -110,31 +148,156 @@ impl RunService for Runs {
 
     async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Result<Response<Run>, Status> {
         let caller = Caller::of(&request)?;
+        let CancelRunRequest { name, reason } = request.into_inner();
+        pb::text("reason", &reason, REASON_MAX)?;
+        self.told(&caller, &name, Message::Cancel { reason }, |run| run.state.has_ended()).await
+    }
+
+    async fn terminate_run(&self, request: Request<TerminateRunRequest>) -> Result<Response<Run>, Status> {
+        let caller = Caller::of(&request)?;
+        let TerminateRunRequest { name, reason } = request.into_inner();
+        pb::text("reason", &reason, REASON_MAX)?;
+        self.told(&caller, &name, Message::Terminate { reason }, |run| run.state.has_ended()).await
+    }
+
+    async fn pause_run(&self, request: Request<PauseRunRequest>) -> Result<Response<Run>, Status> {
+        let caller = Caller::of(&request)?;
+        let (name, by) = (request.into_inner().name, starter(&caller));
+        self.must_be_at_work(&caller, &name).await?;
+        self.told(&caller, &name, Message::Pause { by }, |run| run.paused.is_some()).await
+    }
+
+    async fn resume_run(&self, request: Request<ResumeRunRequest>) -> Result<Response<Run>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        self.must_be_at_work(&caller, &name).await?;
+        // A pause of its workflow or tenant is not the run's to end: it is answered as it is.
+        let done = |run: &model::Run| !matches!(run.paused.as_deref(), Some(by) if !Hold::is_wide_name(by));
+        self.told(&caller, &name, Message::Resume, done).await
+    }
+
+    async fn signal_run(&self, request: Request<SignalRunRequest>) -> Result<Response<SignalRunResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = model::id_of(&request.name).ok_or(Error::RunNotFound)?;
-        if request.reason.chars().count() > REASON_MAX || request.reason.contains('\0') {
-            let why = format!("must have at most {REASON_MAX} characters and no NUL");
-            return Err(Fault::invalid("reason", why).into());
+        if request.signal.is_empty() {
+            return Err(Fault::invalid("signal", "must be 1 to 128 characters").into());
         }
+        pb::text("signal", &request.signal, SIGNAL_MAX)?;
+        pb::text("signal_id", &request.signal_id, SIGNAL_MAX)?;
+        let payload = request.payload.map_or_else(|| json!({}), pb_json::from_pb);
+        workflows::model::bounded("payload", &payload)?;
 
         let mut tx = self.db.begin(&caller).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        if !request.signal_id.is_empty() {
+            let hash = Sha256::digest(json!([request.signal, payload]).to_string());
+            let key = format!("signal/{id}/{}", request.signal_id);
+            let expires_at = self.starter.key_expires_at(&tx);
+            if let Some((_, same)) = store::insert_key(&mut tx, &key, (&hash, id), expires_at).await? {
+                return if same { Ok(tx.reply(SignalRunResponse {}).await?) } else { Err(Error::KeyReused.into()) };
+            }
+        }
+        if run.state.has_ended() {
+            return Err(Error::RunEnded.into());
+        }
+        if store::count_signals(&mut tx, id).await? >= SIGNALS_MAX {
+            return Err(Error::MailboxFull.into());
+        }
+        if !mail::send(&mut tx, id, &Message::Signal { name: request.signal, payload }).await? {
+            return Err(Error::RunEnded.into());
+        }
+        let response = tx.reply(SignalRunResponse {}).await?;
+        self.waker.wake();
+        Ok(response)
+    }
+
+    async fn retry_run(&self, request: Request<RetryRunRequest>) -> Result<Response<Run>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = model::id_of(&request.into_inner().name).ok_or(Error::RunNotFound)?;
+
+        let mut tx = self.db.begin(&caller).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        if let Some(key) = &run.concurrency_key {
+            store::lock_turn(&mut tx, caller.tenant_id()?.uuid(), (&run.workflow_id, key)).await?;
+        }
+        if !store::update_failed(&mut tx, id).await? {
+            return Err(Error::RunNotFailed.into());
+        }
+        mail::send(&mut tx, id, &Message::Retry).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        let response = tx.reply(Run::from(run)).await?;
+        self.waker.wake();
+        Ok(response)
+    }
+
+    async fn explain_run(&self, request: Request<ExplainRunRequest>) -> Result<Response<ExplainRunResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = model::id_of(&request.into_inner().name).ok_or(Error::RunNotFound)?;
+
+        let mut tx = self.db.begin(&caller).await?;
+        let situation = self.situation(&mut tx, id).await?;
+        let state = tenon_proto::workflow::v1::run::State::from(situation.state).into();
+        let reasons = situation.explain().into_iter().map(Into::into).collect();
+        Ok(tx.reply(ExplainRunResponse { state, reasons }).await?)
+    }
+}
+
+impl Runs {
+    /// Sends a run a message, and answers with the run once it shows what was asked for, or patience ends. One that has
+    /// ended is answered as it is.
+    async fn told(
+        &self,
+        caller: &Caller,
+        name: &str,
+        message: Message,
+        done: impl Fn(&model::Run) -> bool + Send,
+    ) -> Result<Response<Run>, Status> {
+        let id = model::id_of(name).ok_or(Error::RunNotFound)?;
+        let mut tx = self.db.begin(caller).await?;
         store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
-        mail::send(&mut tx, id, &Message::Cancel { reason: request.reason }).await?;
+        mail::send(&mut tx, id, &message).await?;
         let mut changes = self.waker.changes();
         tx.commit().await?;
         self.waker.wake();
-        // The owner of the run, here or elsewhere, ends it; who asks sees it ended unless that takes long.
-        let patience = Instant::now() + CANCEL_MAX;
+        // The owner of the run, here or elsewhere, reads its mail.
+        let patience = Instant::now() + PATIENCE;
         loop {
-            let mut tx = self.db.begin(&caller).await?;
+            let mut tx = self.db.begin(caller).await?;
             let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
-            if run.state.has_ended() || Instant::now() >= patience {
+            if run.state.has_ended() || done(&run) || Instant::now() >= patience {
                 return Ok(tx.reply(run.into()).await?);
             }
             tx.commit().await?;
-            let next = (Instant::now() + CANCEL_LOOK).min(patience);
+            let next = (Instant::now() + LOOK).min(patience);
             let _ = timeout_at(next, changed(&mut changes, (caller.tenant_id()?, id))).await;
         }
+    }
+
+    async fn must_be_at_work(&self, caller: &Caller, name: &str) -> Result<(), Status> {
+        let id = model::id_of(name).ok_or(Error::RunNotFound)?;
+        let mut tx = self.db.begin(caller).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        tx.commit().await?;
+        if run.state.has_ended() { Err(Error::RunEnded.into()) } else { Ok(()) }
+    }
+
+    async fn situation(&self, tx: &mut TenantTx, id: RunId) -> Result<Situation, Error> {
+        let stand = store::get_stand(tx, id).await?.ok_or(Error::RunNotFound)?;
+        let awaited = store::list_awaited(tx, id).await?;
+        let tenant = self.mesh.directory.by_id(tx.tenant()).await.ok();
+        let execution = stand.execution.and_then(|state| Execution::restore(&state, Value::Null).ok());
+        Ok(Situation {
+            state: stand.state.into(),
+            workflow_id: stand.workflow_id,
+            paused: stand.paused,
+            crashes: stand.crashes,
+            concurrency_key: stand.concurrency_key,
+            ahead: stand.first.map(|first| (first, stand.before)),
+            standing: tenant.map(|tenant| tenant.status),
+            execution,
+            awaited,
+        })
     }
 }
 
@@ -153,25 +316,6 @@ pub(crate) fn starter(caller: &Caller) -> String {
     }
 }
 
-fn filter(request: &ListRunsRequest) -> Result<Filter, Fault> {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    // What cannot be an id filters everything out, as an id that nobody has does.
-    let workflow = some(&request.workflow);
-    let workflow_id = workflow.map(|name| workflows::model::id_of(&name).unwrap_or("-").to_owned());
-    model::entity_id(&request.entity_id)?;
-    let unknown = || Fault::invalid("state", "is not a state of a run");
-    let state = match State::try_from(request.state).map_err(|_| unknown())? {
-        State::Unspecified => None,
-        State::Running => Some(model::State::Running),
-        State::Queued => Some(model::State::Queued),
-        State::Succeeded => Some(model::State::Succeeded),
-        State::Failed => Some(model::State::Failed),
-        State::TimedOut => Some(model::State::TimedOut),
-        State::Cancelled => Some(model::State::Cancelled),
-    };
-    Ok(Filter { workflow_id, entity_id: some(&request.entity_id), state })
-}
-
 /// What the event of a new run tells.
 pub(crate) fn created(run: &model::Run) -> Value {
     json!({
@@ -181,41 +325,4 @@ pub(crate) fn created(run: &model::Run) -> Value {
         "entityId": run.entity_id,
         "state": run.state.as_str(),
     })
-}
-
-impl From<model::Run> for Run {
-    fn from(row: model::Run) -> Self {
-        let state = match row.state {
-            model::State::Queued => State::Queued,
-            model::State::Running => State::Running,
-            model::State::Succeeded => State::Succeeded,
-            model::State::Failed => State::Failed,
-            model::State::TimedOut => State::TimedOut,
-            model::State::Cancelled => State::Cancelled,
-        };
-        Self {
-            name: format!("runs/{}", row.id),
-            workflow: format!("workflows/{}", row.workflow_id),
-            version: row.version,
-            entity_id: row.entity_id,
-            state: state.into(),
-            input: Some(pb_json::to_pb(row.input)),
-            output: row.output.map(pb_json::to_pb),
-            error: row.error.unwrap_or_default(),
-            cause: row.cause.unwrap_or_default(),
-            create_time: Some(timestamp(row.created_at)),
-            end_time: row.ended_at.map(timestamp),
-        }
-    }
-}
-
-impl From<model::HistoryEvent> for HistoryEvent {
-    fn from(row: model::HistoryEvent) -> Self {
-        let details = match row.details {
-            Value::Object(fields) => Some(pb_json::to_struct(fields)),
-            _ => None,
-        };
-        let time = Some(timestamp(row.time));
-        Self { id: row.id, previous_event_id: row.previous_id, r#type: row.kind, state: row.state, details, time }
-    }
 }

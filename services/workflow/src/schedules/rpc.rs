@@ -22,7 +22,10 @@ use super::{
 use crate::{
     error::Error,
     json,
-    runs::{model::RunId, rpc::starter},
+    runs::{
+        model::{RunId, Trigger},
+        rpc::starter,
+    },
     starts::Start,
     workflows,
 };
@@ -104,7 +107,7 @@ impl ScheduleService for Schedules {
                 input: model::input_at(&schedule.input, id, at),
                 created_by: starter(&caller),
                 roles: caller.roles.clone(),
-                trigger: "cron",
+                trigger: Trigger::Cron,
             };
             runs.push(format!("runs/{}", self.starts.start(&mut tx, start).await?));
         }

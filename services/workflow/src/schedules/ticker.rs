@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::Error,
     hooks,
+    runs::model::Trigger,
     starts::{self, Start, Starts},
 };
 
@@ -130,7 +131,7 @@ impl Ticker {
             input: model::input_at(&schedule.input, &schedule.schedule_id, at),
             created_by: schedule.created_by.clone(),
             roles: schedule.roles.clone(),
-            trigger: "cron",
+            trigger: Trigger::Cron,
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),

@@ -10,10 +10,10 @@ use super::{
     super::{active::Rest, change::Advanced, store::columns},
     Latest, Newborn,
 };
-use crate::error::Error;
+use crate::{error::Error, runs::start::texts};
 
 /// The latest versions of workflows, and whether they are paused.
-pub(super) async fn list_latest(
+pub(in super::super) async fn list_latest(
     tx: &mut SystemTx,
     names: &[(Uuid, String)],
 ) -> Result<HashMap<(Uuid, String), Latest>, Error> {
@@ -30,7 +30,7 @@ pub(super) async fn list_latest(
         &ids
     );
     let rows = rows.fetch_all(tx).await?.into_iter();
-    let hold = |paused: Option<String>| paused.map(|of| if of.is_empty() { "tenant" } else { "workflow" }.to_owned());
+    let hold = |paused: Option<String>| paused.as_deref().map(crate::runs::store::hold);
     Ok(rows
         .map(|row| ((row.tenant_id, row.workflow_id), Latest { version: row.version, hold: hold(row.paused) }))
         .collect())
@@ -64,18 +64,24 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
     let awake: Vec<bool> = updates().map(|update| update.rest == Rest::Memory).collect();
     let due: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.rest.due()).collect();
     let ended: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.ended_at).collect();
+    let attributes: Vec<serde_json::Value> =
+        born.iter().map(|(_, newborn)| serde_json::Value::Object(newborn.new.attributes.clone())).collect();
+    let purges: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.purge_at).collect();
     sqlx::query!(
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles,
                                     created_by, input, created_at, state, output, error, cause, execution, paused,
-                                    due_at, ended_at)
+                                    due_at, ended_at, attributes, purge_at)
          select tenant_id, id, partition, workflow_id, version, entity_id, traceparent,
                 array(select jsonb_array_elements_text(roles)), created_by, input::json, created_at, state, output::json,
-                error, cause, execution::json, paused, case when awake then 'infinity' else due_at end, ended_at
+                error, cause, execution::json, paused, case when awake then 'infinity' else due_at end, ended_at,
+                attributes, purge_at
          from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::jsonb[],
                      $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[],
-                     $16::text[], $17::text[], $18::bool[], $19::timestamptz[], $20::timestamptz[])
+                     $16::text[], $17::text[], $18::bool[], $19::timestamptz[], $20::timestamptz[], $21::jsonb[],
+                     $22::timestamptz[])
               as u (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles, created_by, input,
-                    created_at, state, output, error, cause, execution, paused, awake, due_at, ended_at)
+                    created_at, state, output, error, cause, execution, paused, awake, due_at, ended_at, attributes,
+                    purge_at)
          on conflict do nothing",
         &tenants,
         &runs,
@@ -96,7 +102,36 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
         &holds as &[Option<String>],
         &awake,
         &due as &[Option<DateTime<Utc>>],
-        &ended as &[Option<DateTime<Utc>>]
+        &ended as &[Option<DateTime<Utc>>],
+        &attributes,
+        &purges as &[Option<DateTime<Utc>>]
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Makes new runs searchable by their attributes.
+pub(in super::super) async fn insert_attributes(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<(), Error> {
+    let (mut keys, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for (step, newborn) in steps.iter().filter_map(|step| Some((step, step.newborn.as_ref()?))) {
+        for (name, value) in texts(&newborn.new.attributes) {
+            keys.push(step.about.key);
+            names.push(name);
+            values.push(value);
+        }
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (tenants, runs) = columns(&keys);
+    sqlx::query!(
+        "insert into workflow.attributes (tenant_id, name, value, run_id)
+         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) on conflict do nothing",
+        &tenants,
+        &names,
+        &values,
+        &runs
     )
     .execute(tx)
     .await?;

@@ -29,6 +29,8 @@ pub(super) async fn update_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Resul
     let causes: Vec<Option<String>> = updates().map(|update| update.cause.clone()).collect();
     let executions: Vec<Option<String>> = updates().map(|update| update.execution.clone()).collect();
     let holds: Vec<Option<String>> = updates().map(|update| update.hold.clone()).collect();
+    let reholds: Vec<bool> = updates().map(|update| update.rehold).collect();
+    let purges: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.purge_at).collect();
     let mail: Vec<i32> = updates().map(|update| update.mail).collect();
     let awake: Vec<bool> = updates().map(|update| update.rest == Rest::Memory).collect();
     let due: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.rest.due()).collect();
@@ -37,13 +39,17 @@ pub(super) async fn update_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Resul
         Mailed,
         "with done as (
          update workflow.runs r
-         set state = u.state, output = u.output::json, error = u.error, cause = u.cause,
-             execution = u.execution::json, paused = u.paused, crashes = 0, ended_at = u.ended_at,
-             due_at = case when u.ended_at is not null then null when r.mail <> u.mail then now()
+         set state = case when u.state = 'QUEUED' then r.state else u.state end,
+             output = u.output::json, error = u.error, cause = u.cause, execution = u.execution::json,
+             paused = case when u.rehold then u.paused else r.paused end, crashes = 0, ended_at = u.ended_at,
+             purge_at = u.purge_at,
+             due_at = case when u.ended_at is not null then null
+                           when r.mail <> u.mail or u.state = 'QUEUED' and r.state = 'RUNNING' then now()
                            when u.awake then 'infinity' else u.due_at end
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::int[], $10::bool[], $11::timestamptz[], $12::timestamptz[])
-              as u (tenant_id, id, state, output, error, cause, execution, paused, mail, awake, due_at, ended_at)
+                     $9::int[], $10::bool[], $11::timestamptz[], $12::timestamptz[], $13::bool[], $14::timestamptz[])
+              as u (tenant_id, id, state, output, error, cause, execution, paused, mail, awake, due_at, ended_at, rehold,
+                    purge_at)
          where r.tenant_id = u.tenant_id and r.id = u.id and r.ended_at is null
          returning r.tenant_id, r.id, r.mail, r.ended_at)
          select tenant_id, id from done where ended_at is not null and mail > 0",
@@ -58,7 +64,9 @@ pub(super) async fn update_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Resul
         &mail,
         &awake,
         &due as &[Option<DateTime<Utc>>],
-        &ended as &[Option<DateTime<Utc>>]
+        &ended as &[Option<DateTime<Utc>>],
+        &reholds,
+        &purges as &[Option<DateTime<Utc>>]
     )
     .fetch_all(tx)
     .await?;
@@ -107,14 +115,16 @@ pub(super) async fn insert_tasks(tx: &mut SystemTx, steps: &[&Advanced]) -> Resu
     let arguments: Vec<String> = opened.iter().map(|(_, wait)| wait.arguments.clone()).collect();
     let seconds = |of: Option<u32>| of.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
     let timeouts: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.timeout_seconds)).collect();
+    let heartbeats: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.heartbeat_seconds)).collect();
     let parents: Vec<Option<String>> = opened.iter().map(|(about, _)| about.traceparent.clone()).collect();
     // Arrays of different lengths have no array: roles travel as JSON.
     let roles: Vec<serde_json::Value> = opened.iter().map(|(about, _)| serde_json::json!(about.roles)).collect();
     sqlx::query!(
-        "insert into workflow.tasks (tenant_id, run_id, token, kind, name, arguments, timeout_seconds, traceparent, roles)
-         select t, r, k, kind, n, a::json, seconds, p, array(select jsonb_array_elements_text(roles))
-         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::text[],
-                     $9::jsonb[]) as u (t, r, k, kind, n, a, seconds, p, roles)
+        "insert into workflow.tasks (tenant_id, run_id, token, kind, name, arguments, timeout_seconds,
+                                     heartbeat_seconds, traceparent, roles)
+         select t, r, k, kind, n, a::json, seconds, beats, p, array(select jsonb_array_elements_text(roles))
+         from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[],
+                     $9::text[], $10::jsonb[]) as u (t, r, k, kind, n, a, seconds, beats, p, roles)
          on conflict do nothing",
         &tenants,
         &runs,
@@ -123,6 +133,7 @@ pub(super) async fn insert_tasks(tx: &mut SystemTx, steps: &[&Advanced]) -> Resu
         &names,
         &arguments,
         &timeouts as &[Option<i32>],
+        &heartbeats as &[Option<i32>],
         &parents as &[Option<String>],
         &roles
     )

@@ -1,0 +1,206 @@
+//! Why a run is not further: its situation, in words.
+
+use chrono::{DateTime, Utc};
+use tenon_chassis::directory::Status;
+
+use super::model::{RunId, State};
+use crate::{
+    asl::{Command, Execution},
+    tasks::{Family, family},
+};
+
+/// A kind of reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    Ready,
+    RunningTask,
+    WaitingForWorker,
+    WorkerAtWork,
+    WaitingTimer,
+    WaitingSignal,
+    WaitingApproval,
+    WaitingChild,
+    Retry,
+    ConcurrencyLimit,
+    Paused,
+    WorkflowPaused,
+    TenantPaused,
+    TenantSuspended,
+    TenantUnpaid,
+    Crashed,
+}
+
+/// A reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Why {
+    pub code: Code,
+    pub text: String,
+    pub subject: String,
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A wait that is answered from outside, as the database has it.
+#[derive(Debug)]
+pub struct Awaited {
+    pub token: i64,
+    pub worker: Option<String>,
+    /// The run that was started for it.
+    pub child: Option<RunId>,
+}
+
+/// All that is known of where a run stands.
+#[derive(Debug)]
+pub struct Situation {
+    pub state: State,
+    pub workflow_id: String,
+    pub paused: Option<String>,
+    pub crashes: i16,
+    pub concurrency_key: Option<String>,
+    /// The first that is at work with its key, and how many are queued before it.
+    pub ahead: Option<(RunId, i64)>,
+    pub standing: Option<Status>,
+    pub execution: Option<Execution>,
+    pub awaited: Vec<Awaited>,
+}
+
+impl Situation {
+    /// The reasons, what holds the run back as a whole first.
+    #[must_use]
+    pub fn explain(&self) -> Vec<Why> {
+        if self.state.has_ended() {
+            return Vec::new();
+        }
+        let mut reasons = self.holds();
+        if self.state == State::Queued {
+            let key = self.concurrency_key.as_deref().unwrap_or_default();
+            let (run, before) = self.ahead.map_or((String::new(), 0), |(run, before)| (format!("runs/{run}"), before));
+            let text = format!("others with the concurrency key {key} are at work, and {before} are queued before it");
+            reasons.push(why(Code::ConcurrencyLimit, text, run, None));
+        } else if reasons.is_empty() {
+            reasons.extend(self.waits());
+            if reasons.is_empty() {
+                reasons.push(why(Code::Ready, "an engine takes it up in a moment".to_owned(), String::new(), None));
+            }
+        }
+        if self.crashes > 0 {
+            let text = format!("{} engines died while they had it, since its last step", self.crashes);
+            reasons.push(why(Code::Crashed, text, String::new(), None));
+        }
+        reasons
+    }
+
+    fn holds(&self) -> Vec<Why> {
+        let mut holds = Vec::new();
+        match self.standing {
+            Some(Status::Suspended) => {
+                let text = "the tenant is suspended; runs go on when it is active again".to_owned();
+                holds.push(why(Code::TenantSuspended, text, String::new(), None));
+            }
+            Some(Status::PendingPayment) => {
+                let text = "the tenant has an open payment; runs go on when it is settled".to_owned();
+                holds.push(why(Code::TenantUnpaid, text, String::new(), None));
+            }
+            _ => {}
+        }
+        let workflow = format!("workflows/{}", self.workflow_id);
+        match self.paused.as_deref() {
+            None | Some("standing") => {}
+            Some("workflow") => {
+                let text = format!("{workflow} is paused; DeletePause lets its runs go on");
+                holds.push(why(Code::WorkflowPaused, text, workflow, None));
+            }
+            Some("tenant") => {
+                let text = "everything in the tenant is paused; DeletePause lets it go on".to_owned();
+                holds.push(why(Code::TenantPaused, text, String::new(), None));
+            }
+            Some(by) => {
+                let text = format!("paused by {by}; ResumeRun lets it go on");
+                holds.push(why(Code::Paused, text, by.to_owned(), None));
+            }
+        }
+        holds
+    }
+
+    fn waits(&self) -> Vec<Why> {
+        let Some(execution) = &self.execution else { return Vec::new() };
+        execution.outstanding().into_iter().map(|command| self.wait(execution, command)).collect()
+    }
+
+    fn wait(&self, execution: &Execution, command: Command) -> Why {
+        match command {
+            Command::StartTimer { token, due } if execution.is_retry(token) => {
+                why(Code::Retry, format!("a state failed, and is tried again at {due}"), String::new(), Some(due))
+            }
+            Command::StartTimer { due, .. } => {
+                why(Code::WaitingTimer, format!("a timer is due at {due}"), String::new(), Some(due))
+            }
+            Command::CallTask { token, resource, .. } => {
+                let awaited = self.awaited.iter().find(|awaited| awaited.token == token.cast_signed());
+                match family(&resource) {
+                    Family::Call => why(Code::RunningTask, format!("{resource} is called"), resource, None),
+                    Family::Wait { kind, name } => outside(kind, name, awaited),
+                }
+            }
+        }
+    }
+}
+
+fn outside(kind: &str, name: String, awaited: Option<&Awaited>) -> Why {
+    match kind {
+        "signal" => why(Code::WaitingSignal, format!("no signal {name} was sent yet"), name, None),
+        "approval" => why(Code::WaitingApproval, "nobody has decided yet".to_owned(), name, None),
+        "workflow" => {
+            let child = awaited.and_then(|awaited| awaited.child).map(|run| format!("runs/{run}")).unwrap_or_default();
+            why(Code::WaitingChild, format!("a run of workflows/{name} has not ended"), child, None)
+        }
+        _ => match awaited.and_then(|awaited| awaited.worker.clone()) {
+            Some(worker) => why(Code::WorkerAtWork, format!("{worker} is at work on a task of {name}"), worker, None),
+            None => {
+                why(Code::WaitingForWorker, format!("no worker has taken the task of the queue {name}"), name, None)
+            }
+        },
+    }
+}
+
+fn why(code: Code, text: String, subject: String, until: Option<DateTime<Utc>>) -> Why {
+    Why { code, text, subject, until }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn situation() -> Situation {
+        Situation {
+            state: State::Running,
+            workflow_id: "hello".to_owned(),
+            paused: None,
+            crashes: 0,
+            concurrency_key: None,
+            ahead: None,
+            standing: None,
+            execution: None,
+            awaited: Vec::new(),
+        }
+    }
+
+    fn codes(situation: &Situation) -> Vec<Code> {
+        situation.explain().iter().map(|why| why.code).collect()
+    }
+
+    #[test]
+    fn what_holds_a_run_back_as_a_whole_comes_before_what_it_waits_for() {
+        assert_eq!(codes(&situation()), [Code::Ready]);
+        let paused = |by: &str| Situation { paused: Some(by.to_owned()), ..situation() };
+        assert_eq!(codes(&paused("usr_1")), [Code::Paused]);
+        assert_eq!(codes(&paused("workflow")), [Code::WorkflowPaused]);
+        assert_eq!(codes(&paused("tenant")), [Code::TenantPaused]);
+        let unpaid = Situation { standing: Some(Status::PendingPayment), crashes: 2, ..paused("standing") };
+        assert_eq!(codes(&unpaid), [Code::TenantUnpaid, Code::Crashed]);
+        assert_eq!(codes(&Situation { state: State::Queued, ..situation() }), [Code::ConcurrencyLimit]);
+        assert!(codes(&Situation { state: State::Failed, ..paused("usr_1") }).is_empty());
+        assert_eq!(outside("activity", "mail".to_owned(), None).code, Code::WaitingForWorker);
+        let taken = Awaited { token: 1, worker: Some("w1".to_owned()), child: None };
+        assert_eq!(outside("activity", "mail".to_owned(), Some(&taken)).code, Code::WorkerAtWork);
+    }
+}

@@ -104,12 +104,12 @@ impl Interpreter<'_> {
             }
             tolerated(map, items.len(), &scope)?
         };
-        if map.distributed {
-            let arn = self.map_run(state, map);
-            self.publish(flow, "MapRunStarted", &state.name, json!({"mapRunArn": arn}));
+        let run = map.distributed.then(|| self.map_run(state, map));
+        if let Some(run) = &run {
+            self.publish(flow, "MapRunStarted", &state.name, json!({"mapRunArn": run}));
         }
         let (running, results) = (BTreeMap::new(), BTreeMap::new());
-        let at = Iterations { items, next: 0, limit, running, results, failed: 0, fails_at, selected };
+        let at = Iterations { items, next: 0, limit, running, results, failed: 0, fails_at, selected, run };
         flow.waiting = Waiting::Map(Box::new(at));
         let from = flow.last_event;
         let mut started = VecDeque::new();
@@ -355,6 +355,7 @@ impl Interpreter<'_> {
             return Turn::Blocked;
         }
         let mut result: Value = mem::take(&mut at.results).into_values().collect();
+        let run = at.run.take().unwrap_or_default();
         if map.distributed {
             self.aside(flow, "MapRunSucceeded", &state.name, json!({}));
         }
@@ -363,12 +364,21 @@ impl Interpreter<'_> {
             let scope = self.scope(flow, outer, Cow::Borrowed(&flow.input));
             let written = writer.evaluate("ResultWriter", &scope);
             match written {
-                Ok(place) => result = json!({"ResultWriterDetails": place}),
+                Ok(place) => result = written_to(&place, &run),
                 Err(trouble) => return self.fail(state, flow, outer, trouble),
             }
         }
         self.succeed(state, flow, outer, result)
     }
+}
+
+/// The output of a Map that writes its results elsewhere, as Step Functions has it.
+fn written_to(place: &Value, run: &str) -> Value {
+    let prefix =
+        place["Prefix"].as_str().map(|prefix| format!("{}/", prefix.trim_end_matches('/'))).unwrap_or_default();
+    let id = run.rsplit(':').next().unwrap_or_default();
+    let details = json!({"Bucket": place["Bucket"], "Key": format!("{prefix}{id}/manifest.json")});
+    json!({"MapRunArn": run, "ResultWriterDetails": details})
 }
 
 fn limit(map: &Map, scope: &Scope<'_>) -> Result<usize, Trouble> {

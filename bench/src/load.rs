@@ -27,6 +27,8 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) token: String,
     pub(crate) body: String,
+    /// One header more.
+    pub(crate) header: Option<(&'static str, String)>,
 }
 
 impl Connection {
@@ -44,6 +46,9 @@ impl Connection {
         let mut request = Request::builder().method(method).uri(&ask.path).header("host", &self.host);
         if !ask.token.is_empty() {
             request = request.header("authorization", format!("Bearer {}", ask.token));
+        }
+        if let Some((name, value)) = &ask.header {
+            request = request.header(*name, value);
         }
         if ask.post {
             request = request.header("content-type", "application/json");

@@ -1,6 +1,7 @@
 //! Measures what the project claims: CPU per operation, throughput, latency and memory, beside a control in the same run.
 
 mod control;
+mod engine;
 mod load;
 mod mesh;
 mod process;
@@ -24,9 +25,12 @@ struct Cli {
     /// Rounds of each scenario; the figures are medians over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only scenarios whose name begins with this: start, edge, login, ingest, run
+    /// Only scenarios whose name begins with this: start, edge, login, ingest, run, batch, hook, timers, list, sleep, neighbour, pgbench
     #[arg(long, default_value = "")]
     only: String,
+    /// Runs of the scenarios that make many: timers, list, sleep, neighbour
+    #[arg(long, default_value_t = 20_000)]
+    size: usize,
 }
 
 /// The processes of the control, which the bench starts from its own binary.
@@ -47,7 +51,8 @@ async fn main() -> Result<()> {
         Some(Command::ControlUpstream { port }) => control::upstream(port).await,
         Some(Command::ControlEdge { port, upstream }) => control::edge(port, upstream).await,
         None => {
-            let plan = scenarios::Plan { round: Duration::from_secs(cli.seconds), rounds: cli.rounds, only: cli.only };
+            let Cli { seconds, rounds, only, size, .. } = cli;
+            let plan = scenarios::Plan { round: Duration::from_secs(seconds), rounds, only, size };
             let figures = scenarios::run(&plan).await?;
             report::print(&figures)
         }

@@ -103,14 +103,28 @@ impl Mesh {
 
     /// Gives the free plan limits that no round reaches, before the bench signs up.
     pub(crate) fn lift_plan_limits(&self) -> Result<()> {
-        let port = fs::read_to_string(self.ready.data_dir.join("postgres.port"))?;
-        let url = format!("postgres://tenon:{}@127.0.0.1:{port}/tenon", self.secrets()?.database_password);
         let lift = format!(
             "update billing.plans set limits = '{{\"rate.read\": {UNLIMITED}, \"rate.write\": {UNLIMITED}, \
              \"rate.login\": {UNLIMITED}, \"rate.ingest\": {UNLIMITED}}}'"
         );
-        let status = Command::new("psql").args(["-q", "-d", &url, "-c", &lift]).status().context("psql is missing")?;
-        if status.success() { Ok(()) } else { bail!("psql could not lift the plan's limits") }
+        self.sql(&lift).map(drop)
+    }
+
+    /// What a statement of the database's owner prints.
+    pub(crate) fn sql(&self, statement: &str) -> Result<String> {
+        let output = Command::new("psql").args(["-qAt", "-d", &self.database("tenon")?, "-c", statement]).output();
+        let output = output.context("psql is missing")?;
+        if !output.status.success() {
+            bail!("psql: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// The URL of a database of the mesh's own Postgres.
+    pub(crate) fn database(&self, name: &str) -> Result<String> {
+        let port = fs::read_to_string(self.ready.data_dir.join("postgres.port"))?;
+        let password = self.secrets()?.database_password;
+        Ok(format!("postgres://tenon:{password}@127.0.0.1:{}/{name}", port.trim()))
     }
 }
 

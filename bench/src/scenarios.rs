@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeSet,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    load::{Ask, Connection, Round, drive},
+    engine,
+    load::{Ask, Connection, drive},
     mesh::{Mesh, answers},
     process::{Started, cpu, family, rss},
     report::{Figure, Rounds, median},
@@ -20,8 +21,6 @@ const CONTROL_EDGE: u16 = 12_480;
 const CONTROL_UPSTREAM: u16 = 12_481;
 /// Requests in flight where throughput is measured.
 const IN_FLIGHT: usize = 32;
-/// Runs in flight.
-const RUNS_IN_FLIGHT: usize = 64;
 /// Usage events of one request.
 const EVENTS: usize = 100;
 const PASSWORD: &str = "correct horse battery";
@@ -31,19 +30,32 @@ pub(crate) struct Plan {
     pub(crate) round: Duration,
     pub(crate) rounds: usize,
     pub(crate) only: String,
+    /// Runs of the scenarios that make many: timers, sleepers, the list, the neighbour's queue.
+    pub(crate) size: usize,
 }
 
 impl Plan {
-    fn wants(&self, scenario: &str) -> bool {
+    pub(crate) fn wants(&self, scenario: &str) -> bool {
         scenario.starts_with(&self.only)
     }
 }
 
 /// A mesh with a tenant that is signed up and signed in.
-struct Ground {
-    mesh: Mesh,
-    token: String,
+pub(crate) struct Ground {
+    pub(crate) mesh: Mesh,
+    pub(crate) token: String,
     everything: BTreeSet<u32>,
+}
+
+impl Ground {
+    /// CPU time of the mesh and of Postgres so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        cpu(&family(self.mesh.process.id()))
+    }
+
+    pub(crate) fn rss(&self) -> u64 {
+        rss(self.mesh.process.id())
+    }
 }
 
 pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
@@ -68,40 +80,43 @@ pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
     if plan.wants("ingest") {
         figures.push(ingest(plan, &ground).await?);
     }
-    if plan.wants("run") {
-        figures.push(runs(plan, &ground).await?);
-    }
+    figures.extend(engine::run(plan, &ground).await?);
     ground.mesh.process.stop()?;
     Ok(figures)
 }
 
 async fn prepare(mesh: Mesh) -> Result<Ground> {
     let mut connection = Connection::open(&mesh.ready.edge).await?;
-    let tenant = json!({ "displayName": "Bench", "slug": "bench", "region": "eu" });
-    let admin = json!({ "email": "bench@example.com", "password": PASSWORD });
-    let body = json!({ "tenant": tenant, "admin": admin }).to_string();
-    connection.json(&post("/v1/tenants:onboard", "", body)).await?;
-    let token = sign_in(&mut connection).await?;
+    let token = sign_up(&mut connection, "bench").await?;
     let everything = family(mesh.process.id());
     Ok(Ground { mesh, token, everything })
 }
 
-async fn sign_in(connection: &mut Connection) -> Result<String> {
-    let answer = connection.json(&login_ask()).await?;
+/// The token of the admin of a new tenant.
+pub(crate) async fn sign_up(connection: &mut Connection, slug: &str) -> Result<String> {
+    let tenant = json!({ "displayName": slug, "slug": slug, "region": "eu" });
+    let admin = json!({ "email": format!("{slug}@example.com"), "password": PASSWORD });
+    let body = json!({ "tenant": tenant, "admin": admin }).to_string();
+    connection.json(&post("/v1/tenants:onboard", "", body)).await?;
+    sign_in(connection, slug).await
+}
+
+async fn sign_in(connection: &mut Connection, slug: &str) -> Result<String> {
+    let answer = connection.json(&login_ask(slug)).await?;
     Ok(answer["accessToken"].as_str().context("login gave no token")?.to_owned())
 }
 
-fn login_ask() -> Ask {
-    let body = json!({ "tenant": "bench", "email": "bench@example.com", "password": PASSWORD });
+fn login_ask(slug: &str) -> Ask {
+    let body = json!({ "tenant": slug, "email": format!("{slug}@example.com"), "password": PASSWORD });
     post("/v1/auth/login", "", body.to_string())
 }
 
-fn post(path: &str, token: &str, body: String) -> Ask {
-    Ask { post: true, path: path.to_owned(), token: token.to_owned(), body }
+pub(crate) fn post(path: &str, token: &str, body: String) -> Ask {
+    Ask { post: true, path: path.to_owned(), token: token.to_owned(), body, header: None }
 }
 
-fn get(path: String, token: &str) -> Ask {
-    Ask { post: false, path, token: token.to_owned(), body: String::new() }
+pub(crate) fn get(path: String, token: &str) -> Ask {
+    Ask { post: false, path, token: token.to_owned(), body: String::new(), header: None }
 }
 
 /// Start to ready on existing data, and what it then takes idle.
@@ -170,7 +185,7 @@ async fn login(plan: &Plan, ground: &Ground) -> Result<Figure> {
     let mut rounds = Rounds::default();
     for _ in 0..plan.rounds {
         let before = cpu(&ground.everything);
-        let round = drive(&ground.mesh.ready.edge, 4, plan.round, |_| login_ask()).await?;
+        let round = drive(&ground.mesh.ready.edge, 4, plan.round, |_| login_ask("bench")).await?;
         rounds.add(round, cpu(&family(ground.mesh.process.id())).saturating_sub(before));
     }
     Ok(rounds.figure("login", "mesh and Postgres", rss(ground.mesh.process.id())))
@@ -193,38 +208,8 @@ async fn ingest(plan: &Plan, ground: &Ground) -> Result<Figure> {
     Ok(rounds.figure("ingest: 100 events", "mesh and Postgres", rss(ground.mesh.process.id())))
 }
 
-/// Runs of three Pass states, from the request to the end of the run.
-async fn runs(plan: &Plan, ground: &Ground) -> Result<Figure> {
-    let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
-    publish(&mut connection, &ground.token).await?;
-    let mut rounds = Rounds::default();
-    for _ in 0..plan.rounds {
-        let before = cpu(&family(ground.mesh.process.id()));
-        let began = Instant::now();
-        let round = drive(&ground.mesh.ready.edge, RUNS_IN_FLIGHT, plan.round, {
-            let token = ground.token.clone();
-            move |_| post("/v1/runs", &token, json!({ "workflow": "bench", "entityId": "customer-1" }).to_string())
-        });
-        let round = round.await?;
-        idle(&mut connection, &ground.token).await?;
-        // What was started counts when it has ended.
-        let round = Round { took: began.elapsed(), ..round };
-        rounds.add(round, cpu(&family(ground.mesh.process.id())).saturating_sub(before));
-    }
-    Ok(rounds.figure("run: 3 steps", "mesh and Postgres; latency is of the start", rss(ground.mesh.process.id())))
-}
-
-async fn publish(connection: &mut Connection, token: &str) -> Result<()> {
-    let pass = |next: &str| json!({ "Type": "Pass", "Next": next });
-    let states = json!({ "A": pass("B"), "B": pass("C"), "C": { "Type": "Pass", "End": true } });
-    let definition = json!({ "StartAt": "A", "QueryLanguage": "JSONata", "States": states });
-    let body = json!({ "workflowId": "bench", "definition": definition }).to_string();
-    connection.json(&post("/v1/workflows", token, body)).await?;
-    Ok(())
-}
-
 /// Waits until no run is at work.
-async fn idle(connection: &mut Connection, token: &str) -> Result<()> {
+pub(crate) async fn idle(connection: &mut Connection, token: &str) -> Result<()> {
     let running = get("/v1/runs?state=RUNNING&page_size=1".to_owned(), token);
     while connection.json(&running).await?["runs"].as_array().is_some_and(|runs| !runs.is_empty()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -234,7 +219,7 @@ async fn idle(connection: &mut Connection, token: &str) -> Result<()> {
 
 async fn finished_run(ground: &Ground) -> Result<String> {
     let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
-    publish(&mut connection, &ground.token).await?;
+    engine::publish(&mut connection, &ground.token, "bench", &engine::three_steps()).await?;
     let body = json!({ "workflow": "bench", "entityId": "customer-1", "input": { "n": 1 } }).to_string();
     let run = connection.json(&post("/v1/runs", &ground.token, body)).await?;
     idle(&mut connection, &ground.token).await?;

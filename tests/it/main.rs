@@ -20,6 +20,7 @@ mod migrate;
 mod readme;
 mod runs;
 mod serve;
+mod simulate;
 mod tidy;
 mod triggers;
 mod walk;

@@ -18,7 +18,11 @@ pub(crate) struct Settings {
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
     let definition = match source::definition(&settings.file) {
         Ok(definition) => definition,
-        Err(why) => return Ok(invalid(&why)),
+        Err(why) => {
+            // A fault of the whole definition: its pointer is empty.
+            println!(" {why:#}");
+            return Ok(invalid(&why));
+        }
     };
     match source::parse(&definition, false) {
         Err(faults) => {

@@ -60,7 +60,7 @@ fn answer(execution: &Execution, mocks: &mut Mocks) -> Option<(Option<DateTime<U
     });
     if let Some((token, state, resource)) = calls.min_by_key(|(token, ..)| *token) {
         let key = if execution.is_unwinding() { format!("{state}.Compensate") } else { state.clone() };
-        let answered = mocks.answer(&key, execution.retries(token)).unwrap_or_else(|why| {
+        let answered = mocks.answer(&key).unwrap_or_else(|why| {
             let cause = format!("The task '{key}' calls {resource}, which a simulation does not do, and {why}");
             Err(Failure::new(Failure::RUNTIME, cause))
         });

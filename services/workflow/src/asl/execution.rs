@@ -173,15 +173,6 @@ impl Execution {
         self.outcome.as_ref()
     }
 
-    /// How often the state that waits for this answer was tried before.
-    #[must_use]
-    pub fn retries(&self, token: u64) -> u32 {
-        match &self.unwinding {
-            Some(unwinding) => unwinding.attempt.saturating_sub(1),
-            None => self.root.find(token).and_then(|flow| flow.retries).unwrap_or(0),
-        }
-    }
-
     /// Whether what has succeeded is being undone: nothing but the undos is waited for any more.
     #[must_use]
     pub fn is_unwinding(&self) -> bool {

@@ -197,16 +197,6 @@ impl Flow {
             _ => false,
         }
     }
-
-    /// The flow that waits for an answer.
-    pub(super) fn find(&self, token: u64) -> Option<&Flow> {
-        match &self.waiting {
-            Waiting::Task(call) | Waiting::Items(call) => (call.token == token).then_some(self),
-            Waiting::Parallel { branches } => branches.iter().find_map(|branch| branch.find(token)),
-            Waiting::Map(at) => at.running.values().find_map(|flow| flow.find(token)),
-            _ => None,
-        }
-    }
 }
 
 impl Call {

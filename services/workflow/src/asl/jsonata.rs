@@ -26,6 +26,9 @@ const TIME_MAX: Duration = Duration::from_millis(500);
 pub(super) trait Expression: fmt::Debug + Send + Sync {
     /// Its value; `None` is JSONata's undefined.
     fn evaluate(&self, scope: &Scope<'_>) -> Result<Option<Value>, String>;
+
+    /// Whether its value, which is none in JSON, is a function.
+    fn is_function(&self, scope: &Scope<'_>) -> bool;
 }
 
 /// Compiles the text between `{%` and `%}`.
@@ -45,15 +48,7 @@ struct Jlens {
 impl Expression for Jlens {
     fn evaluate(&self, scope: &Scope<'_>) -> Result<Option<Value>, String> {
         let seed = scope.random();
-        let options = Options::new()
-            .now(scope.now().timestamp_millis())
-            .seed(seed)
-            .max_steps(STEPS_MAX)
-            .max_depth(DEPTH_MAX)
-            .max_string_length(STRING_MAX_BYTES)
-            .max_array_length(ARRAY_MAX_ITEMS)
-            .max_result_size(RESULT_MAX_BYTES)
-            .timeout(TIME_MAX);
+        let options = options(scope, seed);
         let bindings = scope.bindings();
         let evaluated = if self.extras {
             let bindings = extras::add(bindings.clone(), seed);
@@ -63,10 +58,37 @@ impl Expression for Jlens {
         };
         evaluated.map_err(|why| describe(&why))
     }
+
+    fn is_function(&self, scope: &Scope<'_>) -> bool {
+        let source = format!("$type(({}))", self.expression.source());
+        let Ok(asked) = jlens_core::Expression::compile(&source) else { return false };
+        let bindings = extras::add(scope.bindings().clone(), 0);
+        asked.evaluate_with(None, &bindings, &options(scope, 0)).is_ok_and(|kind| kind == Some("function".into()))
+    }
 }
 
-/// What stands behind "threw an error during evaluation": a coded message is a sentence of its own, a limit is not.
+fn options(scope: &Scope<'_>, seed: u64) -> Options {
+    Options::new()
+        .now(scope.now().timestamp_millis())
+        .seed(seed)
+        .max_steps(STEPS_MAX)
+        .max_depth(DEPTH_MAX)
+        .max_string_length(STRING_MAX_BYTES)
+        .max_array_length(ARRAY_MAX_ITEMS)
+        .max_result_size(RESULT_MAX_BYTES)
+        .timeout(TIME_MAX)
+}
+
+/// What stands behind "threw an error during evaluation": a coded message is a sentence of its own; limits are told in the
+/// words of Step Functions.
 fn describe(why: &Error) -> String {
-    let coded = why.code().starts_with(['D', 'S', 'T']);
-    if coded { format!(". {}: {}", why.code(), why.message()) } else { format!(": {}", why.message()) }
+    match why.code() {
+        "D1011" => ": Stack overflow error: Check for non-terminating recursive function. Consider rewriting as \
+                    tail-recursive"
+            .to_owned(),
+        "D1012" | "U1006" => ": Expression evaluation timeout: Check for infinite loop".to_owned(),
+        "U1001" => ": Expression evaluation memory limit exceeded: Check for excessive memory usage".to_owned(),
+        code if code.starts_with(['D', 'S', 'T']) => format!(". {code}: {}", why.message()),
+        _ => format!(": {}", why.message()),
+    }
 }

@@ -166,6 +166,7 @@ impl Template {
             Self::Expression { source, compiled } => {
                 let why = match compiled.evaluate(scope) {
                     Ok(Some(value)) => return Ok(value),
+                    Ok(None) if compiled.is_function(scope) => "returned an unsupported result type.".to_owned(),
                     Ok(None) => "returned nothing (undefined).".to_owned(),
                     Err(why) => format!("threw an error during evaluation{why}"),
                 };

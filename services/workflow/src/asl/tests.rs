@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod crashes;
+mod timers;
+
 const FREE: CheckTask<'static> = &|_, _| Vec::new();
 
 fn start() -> DateTime<Utc> {
@@ -20,6 +23,8 @@ struct World {
     pending: Vec<Command>,
     events: Vec<Event>,
     calls: Vec<(u64, String, Value)>,
+    /// Whether the engine dies before this input; the last one says it for all further ones.
+    dies: Vec<bool>,
 }
 
 impl World {
@@ -27,14 +32,17 @@ impl World {
         let machine = parse(definition, FREE).unwrap();
         let execution = Execution::new(&machine, "runs/run_1", "workflows/test", input.clone(), 7, start());
         let (pending, events, calls) = (Vec::new(), Vec::new(), Vec::new());
-        Self { machine, execution, input, now: start(), pending, events, calls }
+        Self { machine, execution, input, now: start(), pending, events, calls, dies: vec![true] }
     }
 
     fn feed(&mut self, input: Input) -> Option<Outcome> {
         let step = self.execution.advance(&self.machine, input, self.now);
         self.events.extend(step.events);
-        let state = serde_json::to_string(&self.execution).unwrap();
-        self.execution = Execution::restore(&state, self.input.clone()).unwrap();
+        let dies = if self.dies.len() > 1 { self.dies.remove(0) } else { self.dies[0] };
+        if dies {
+            let state = serde_json::to_string(&self.execution).unwrap();
+            self.execution = Execution::restore(&state, self.input.clone()).unwrap();
+        }
         self.pending = self.execution.outstanding();
         step.outcome
     }

@@ -23,12 +23,11 @@ pub struct Mocks {
 
 #[derive(Debug)]
 struct Answers {
-    list: Vec<Answer>,
-    /// Answers are numbered by retries, as in Step Functions Local; else they are walked and the last one repeats.
-    by_retries: bool,
+    /// What the file says, or what is wrong with it: that matters only once a task asks.
+    list: Result<Vec<Answer>, String>,
+    /// Whether the last answer repeats; in files of Step Functions Local it does not.
+    repeats: bool,
     calls: usize,
-    /// The answer of the call before.
-    last: Option<usize>,
 }
 
 type Answer = Result<Value, Failure>;
@@ -54,46 +53,25 @@ impl Mocks {
             let answers = answers.as_array().filter(|answers| !answers.is_empty());
             let answers = answers.ok_or_else(|| bad(format!("{state}: must be a non-empty array of answers")))?;
             let each = answers.iter().enumerate().map(|(index, value)| own(value, &format!("{state}[{index}]")));
-            states.insert(state.clone(), Answers::new(each.collect::<Result<_, _>>()?, false));
+            let list = Ok(each.collect::<Result<_, _>>()?);
+            states.insert(state.clone(), Answers { list, repeats: true, calls: 0 });
         }
         Ok(Self { states })
     }
 
-    /// What a state's task answers after so many retries; an error says what the file lacks.
-    pub(super) fn answer(&mut self, state: &str, retries: u32) -> Result<Answer, String> {
+    /// What a state's task answers to its next call; an error says what the file lacks. Retries, and visits of the state,
+    /// take one answer after the other, as in Step Functions Local.
+    pub(super) fn answer(&mut self, state: &str) -> Result<Answer, String> {
         let Some(answers) = self.states.get_mut(state) else {
             return Err(format!(
                 "there is no mock for it: add {{\"{state}\": [{{\"return\": ...}}]}} to the file of --mocks"
             ));
         };
-        let index = answers.next(retries);
-        match answers.list.get(index) {
-            Some(answer) => {
-                answers.calls += 1;
-                answers.last = Some(index);
-                Ok(answer.clone())
-            }
-            None => Err(format!("its mock has no answer number {index}")),
-        }
-    }
-}
-
-impl Answers {
-    fn new(list: Vec<Answer>, by_retries: bool) -> Self {
-        Self { list, by_retries, calls: 0, last: None }
-    }
-
-    fn next(&self, retries: u32) -> usize {
-        if !self.by_retries {
-            return self.calls.min(self.list.len() - 1);
-        }
-        let retries = retries as usize;
-        // No retry follows an answer that is a result, so what stands behind it is for the next visit of the state.
-        let after = self.last.filter(|_| retries == 0).map(|last| last + 1);
-        match after {
-            Some(after) if after < self.list.len() && self.list[after - 1].is_ok() => after,
-            _ => retries,
-        }
+        let list = answers.list.as_ref().map_err(|why| format!("its mock cannot be used: {why}"))?;
+        let index = if answers.repeats { answers.calls.min(list.len() - 1) } else { answers.calls };
+        let answer = list.get(index).cloned().ok_or_else(|| format!("its mock has no answer number {index}"))?;
+        answers.calls += 1;
+        Ok(answer)
     }
 }
 
@@ -134,8 +112,11 @@ fn local(file: &Map<String, Value>, state_machine: Option<&str>, test_case: Opti
     for (state, name) in case {
         let name = name.as_str().ok_or_else(|| bad(format!("TestCases.{case_name}.{state}: must be a name")))?;
         let response = responses.and_then(|responses| responses.get(name)).and_then(Value::as_object);
-        let response = response.ok_or_else(|| bad(format!("MockedResponses.{name} is missing")))?;
-        states.insert(state.clone(), Answers::new(numbered(name, response)?, true));
+        let list = match response {
+            None => Err(format!("MockedResponses.{name} is missing")),
+            Some(response) => numbered(name, response).map_err(|why| why.to_string()),
+        };
+        states.insert(state.clone(), Answers { list, repeats: false, calls: 0 });
     }
     Ok(Mocks { states })
 }

@@ -424,6 +424,20 @@ fn mock_files_of_step_functions_local_work_as_they_are() {
     };
     assert_eq!(go("Happy")["output"], json!({"ok": 1}));
     assert_eq!(go("Sad")["error"], "Down");
+    // One answer after the other, whichever iteration asks, and none twice; what nobody asks for may be empty.
+    let sequence = json!({
+        "StateMachines": {"M": {"TestCases": {"C": {"T": "Seq", "Unused": "Empty"}}}},
+        "MockedResponses": {"Empty": {}, "Seq": {
+            "0": {"Throw": {"Error": "Boom"}}, "1": {"Return": "one"}, "2": {"Return": "two"}
+        }}
+    });
+    let retry = json!([{"ErrorEquals": ["Boom"], "MaxAttempts": 1}]);
+    let task = json!({"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Retry": retry, "End": true});
+    let map = json!({"Type": "Map", "MaxConcurrency": 1, "ItemProcessor": {"StartAt": "T", "States": {"T": task}}});
+    assert_eq!(run_with(&only(map.clone()), json!([1, 2]), &sequence)["output"], json!(["one", "two"]));
+    let report = run_with(&only(map), json!([1, 2, 3]), &sequence);
+    assert_eq!(report["error"], "States.Runtime");
+    assert!(report["cause"].as_str().unwrap().contains("no answer number 3"), "{}", report["cause"]);
     assert_eq!(details(&go("Happy"), 3)["resourceType"], "aws-sdk:sqs");
     for (machine, case) in [(None, None), (Some("X"), Some("Happy")), (None, Some("Nope"))] {
         assert!(Mocks::parse(&file, machine, case).is_err());

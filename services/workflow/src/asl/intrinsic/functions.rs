@@ -95,15 +95,7 @@ impl Function {
                     .ok_or_else(|| format!("the index {index} is out of bounds for an array of {}", items.len()))
             }
             Self::ArrayLength => Ok(json!(array(first)?.len())),
-            Self::ArrayUnique => {
-                let mut unique: Vec<&Value> = Vec::new();
-                for item in array(first)? {
-                    if !unique.iter().any(|seen| equal(seen, item)) {
-                        unique.push(item);
-                    }
-                }
-                Ok(unique.into_iter().cloned().collect())
-            }
+            Self::ArrayUnique => Ok(unique(array(first)?)),
             Self::Base64Encode => Ok(json!(STANDARD.encode(bounded(first)?))),
             Self::Base64Decode => {
                 let bytes = STANDARD.decode(bounded(first)?).map_err(|_| "the text is not Base64".to_owned())?;
@@ -139,6 +131,16 @@ impl Function {
             Self::Uuid => Ok(json!(uuid(random(), random()))),
         }
     }
+}
+
+fn unique(items: &[Value]) -> Value {
+    let mut unique: Vec<&Value> = Vec::new();
+    for item in items {
+        if !unique.iter().any(|seen| equal(seen, item)) {
+            unique.push(item);
+        }
+    }
+    unique.into_iter().cloned().collect()
 }
 
 fn format(template: &str, values: &[Value]) -> Result<Value, String> {

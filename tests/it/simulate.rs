@@ -1,0 +1,247 @@
+//! `tenon workflow validate` and `tenon workflow simulate`, as people and scripts use them.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::tenon;
+
+/// An order as it is written for Step Functions: a function with Retry and Catch, Map in Parallel, a task token.
+fn order() -> Value {
+    json!({
+        "Comment": "JSONPath is what a definition means that names no language",
+        "StartAt": "Check",
+        "States": {
+            "Check": {
+                "Type": "Task", "Resource": "arn:aws:lambda:us-east-1:123456789012:function:check",
+                "ResultPath": "$.checked",
+                "Retry": [{"ErrorEquals": ["Lambda.TooManyRequestsException"], "IntervalSeconds": 2, "BackoffRate": 2}],
+                "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Refused"}],
+                "Next": "Both"
+            },
+            "Both": {
+                "Type": "Parallel", "ResultPath": "$.done", "Next": "Approve",
+                "Branches": [
+                    {"StartAt": "Each", "States": {"Each": {
+                        "Type": "Map", "ItemsPath": "$.items", "MaxConcurrency": 1, "End": true,
+                        "ItemSelector": {"n.$": "$$.Map.Item.Value", "i.$": "$$.Map.Item.Index"},
+                        "ItemProcessor": {"StartAt": "Double", "States": {"Double": {
+                            "Type": "Pass", "Parameters": {"twice.$": "States.MathAdd($.n, $.n)"}, "OutputPath": "$.twice",
+                            "End": true
+                        }}}
+                    }}},
+                    {"StartAt": "Note", "States": {"Note": {"Type": "Pass", "Result": "noted", "End": true}}}
+                ]
+            },
+            "Approve": {
+                "Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+                "Parameters": {"QueueUrl": "q", "MessageBody": {"token.$": "$$.Task.Token"}},
+                "ResultSelector": {"by.$": "$.approver"}, "ResultPath": "$.approved", "End": true
+            },
+            "Refused": {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "States.Format('order {}', $.id)"}
+        }
+    })
+}
+
+struct Desk(TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn put(&self, name: &str, value: &Value) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, value.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        tenon().current_dir(self.0.path()).arg("workflow").args(arguments).output().unwrap()
+    }
+
+    fn simulate(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.run(&[&["simulate"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"))
+    }
+}
+
+fn kinds(report: &Value) -> Vec<&str> {
+    report["events"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_definition_for_step_functions_runs_as_it_is() {
+    let desk = Desk::new();
+    let definition = desk.put("order.asl.json", &order());
+    let mocks = desk.put(
+        "mocks.json",
+        &json!({
+            "Check": [
+                {"throw": {"error": "Lambda.TooManyRequestsException", "cause": "slow down"}},
+                {"return": {"ok": true}}
+            ],
+            "Approve": [{"return": {"approver": "Ada"}}]
+        }),
+    );
+    let input = r#"{"id": 7, "items": [1, 2]}"#;
+    let report = desk.simulate(&[&definition, "--input", input, "--mocks", &mocks], 0);
+    assert_eq!(
+        report["output"],
+        json!({"id": 7, "items": [1, 2], "checked": {"ok": true}, "done": [[2, 4], "noted"], "approved": {"by": "Ada"}})
+    );
+    assert_eq!(
+        (&report["status"], &report["error"], &report["cause"]),
+        (&json!("SUCCEEDED"), &json!(null), &json!(null))
+    );
+    assert_eq!(
+        kinds(&report),
+        [
+            "ExecutionStarted",
+            "TaskStateEntered",
+            "LambdaFunctionScheduled",
+            "LambdaFunctionStarted",
+            "LambdaFunctionFailed",
+            "LambdaFunctionScheduled",
+            "LambdaFunctionStarted",
+            "LambdaFunctionSucceeded",
+            "TaskStateExited",
+            "ParallelStateEntered",
+            "ParallelStateStarted",
+            "MapStateEntered",
+            "MapStateStarted",
+            "MapIterationStarted",
+            "PassStateEntered",
+            "PassStateExited",
+            "MapIterationSucceeded",
+            "MapIterationStarted",
+            "PassStateEntered",
+            "PassStateExited",
+            "MapIterationSucceeded",
+            "MapStateSucceeded",
+            "MapStateExited",
+            "PassStateEntered",
+            "PassStateExited",
+            "ParallelStateSucceeded",
+            "ParallelStateExited",
+            "TaskStateEntered",
+            "TaskScheduled",
+            "TaskStarted",
+            "TaskSubmitted",
+            "TaskSucceeded",
+            "TaskStateExited",
+            "ExecutionSucceeded",
+        ]
+    );
+    // The pause before the retry passed on the virtual clock.
+    assert_eq!(report["events"][4]["timestamp"], "2025-01-01T00:00:00.000Z");
+    assert_eq!(report["events"][5]["timestamp"], "2025-01-01T00:00:02.000Z");
+    let again = desk.simulate(&[&definition, "--input", input, "--mocks", &mocks], 0);
+    assert_eq!(report, again, "a simulation is repeatable");
+}
+
+#[test]
+fn mock_files_of_step_functions_local_are_taken() {
+    let desk = Desk::new();
+    let definition = desk.put("order.asl.json", &order());
+    let config = desk.put(
+        "MockConfigFile.json",
+        &json!({
+            "StateMachines": {"Order": {"TestCases": {
+                "Happy": {"Check": "CheckOk", "Approve": "Approved"},
+                "Refused": {"Check": "CheckDown"}
+            }}},
+            "MockedResponses": {
+                "CheckOk": {"0": {"Return": {"ok": 1}}},
+                "CheckDown": {"0-3": {"Throw": {"Error": "Lambda.TooManyRequestsException", "Cause": "slow down"}}},
+                "Approved": {"0": {"Return": {"approver": "Bob"}}}
+            }
+        }),
+    );
+    let input = desk.put("input.json", &json!({"id": 7, "items": []}));
+    let input = format!("@{input}");
+    let common = [definition.as_str(), "--input", &input, "--mocks", &config];
+    let report = desk.simulate(&[&common[..], &["--test-case", "Happy", "--pretty"]].concat(), 0);
+    assert_eq!(report["output"]["approved"], json!({"by": "Bob"}));
+    let report = desk.simulate(&[&common[..], &["--test-case", "Refused"]].concat(), 1);
+    assert_eq!(report["status"], "FAILED");
+    assert_eq!(report["error"], "Lambda.TooManyRequestsException");
+    assert_eq!(report["cause"], "order 7");
+    assert_eq!(kinds(&report).iter().filter(|kind| **kind == "LambdaFunctionFailed").count(), 4, "three retries");
+    let output = desk.run(&[&["simulate"], &common[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("choose a test case with --test-case; there are: Happy, Refused"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_its_place() {
+    let desk = Desk::new();
+    let mut bad = order();
+    bad["States"]["Both"]["Next"] = json!("Gone");
+    bad["States"]["Check"]["ResultPath"] = json!("$.a[*]");
+    let definition = desk.put("bad.json", &bad);
+    let expected = [
+        "/States/Check/ResultPath $.a[*] is no reference path: names and indexes from $ on only",
+        "/States/Both/Next there is no state Gone here",
+        "/States/Approve no transition leads to this state",
+    ];
+    let output = desk.run(&["validate", &definition]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let mut lines: Vec<&str> = said.lines().collect();
+    lines.sort_unstable();
+    let mut sorted = expected;
+    sorted.sort_unstable();
+    assert_eq!(lines, sorted);
+    let output = desk.run(&["simulate", &definition]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 3);
+
+    let good = desk.put("good.json", &json!({"definition": order(), "triggers": {}}));
+    let output = desk.run(&["validate", &good]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("sqs:sendMessage.waitForTaskToken is a resource of AWS"));
+    let ours = desk.put(
+        "ours.json",
+        &json!({"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "grpc:tenon.billing.v1.No/No", "End": true}}}),
+    );
+    let output = desk.run(&["validate", &ours]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "/States/A/Resource there is no gRPC method tenon.billing.v1.No/No\n");
+    let report = desk.simulate(&[&ours], 1);
+    assert!(report["cause"].as_str().unwrap().contains("there is no mock for it"), "{}", report["cause"]);
+    for arguments in [["--input", "{"], ["--input", "@nowhere.json"], ["--mocks", "nowhere.json"]] {
+        let output = desk.run(&["simulate", &ours, arguments[0], arguments[1]]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_definition_comes_from_standard_input_too() {
+    let definition =
+        json!({"StartAt": "W", "TimeoutSeconds": 60, "States": {"W": {"Type": "Wait", "Seconds": 90, "End": true}}});
+    let mut child = tenon()
+        .args(["workflow", "simulate", "-", "--at", "2030-02-03T04:05:06Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(definition.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["status"], kinds(&report)),
+        (&json!("TIMED_OUT"), vec!["ExecutionStarted", "WaitStateEntered", "ExecutionTimedOut"])
+    );
+    assert_eq!(report["events"][2]["timestamp"], "2030-02-03T04:06:06.000Z");
+}

@@ -245,12 +245,14 @@ impl Stage {
         let delivery = made(&format!("/v1/{endpoint}:test"), json!({})).await;
         let run = json!({ "workflow": "bravo-nap", "entityId": "bravo-1", "input": { "for": "bravo" } });
         let run = made("/v1/runs", run).await;
+        let pause = made("/v1/pauses", json!({ "workflow": "bravo-nap", "reason": "bravo rests" })).await;
         made("/v1/usage:ingest", json!({ "events": [{ "id": "bravo-1", "meter": "bravo_units" }] })).await;
         let resources = BTreeMap::from([
             ("tenants/*", bravo.name.clone()),
             ("users/*", user),
             ("workflows/*", workflow),
             ("runs/*", run),
+            ("pauses/*", pause),
             ("schedules/*", schedule),
             ("hooks/*", hook),
             ("endpoints/*", endpoint),

@@ -249,6 +249,7 @@ impl Stage {
         let delivery = made(&format!("/v1/{endpoint}:test"), json!({})).await;
         let run = json!({ "workflow": "bravo-nap", "entityId": "bravo-1", "input": { "for": "bravo" } });
         let run = made("/v1/runs", run).await;
+        let pause = made("/v1/pauses", json!({ "workflow": "bravo-nap", "reason": "bravo rests" })).await;
         made("/v1/usage:ingest", json!({ "events": [{ "id": "bravo-1", "meter": "bravo_units" }] })).await;
         let ask = json!({ "Ask": { "Type": "Task", "Resource": "approval:", "Arguments": { "title": "bravo" }, "End": true } });
         let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Ask", "States": ask });
@@ -269,6 +270,7 @@ impl Stage {
             ("users/*", user),
             ("workflows/*", workflow),
             ("runs/*", run),
+            ("pauses/*", pause),
             ("schedules/*", schedule),
             ("hooks/*", hook),
             ("endpoints/*", endpoint),

@@ -26,7 +26,7 @@ use chrono::{DateTime, Utc};
 use tenon_chassis::{Db, Mesh, TenantId, directory::Directory, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -206,11 +206,6 @@ impl Engine {
         let _ends = beating.clone().drop_guard();
         let lease = Duration::from_millis(self.config.workflow_lease_ms.into());
         heart.spawn(lease::heartbeat(self.db.clone(), self.id, lease, beating.clone()));
-        let every = |period: Duration| {
-            let mut interval = interval(period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
         let (mut balance, mut look) = (every(lease / 4), every(LOOK_EVERY));
         let mut beats = self.db.pulse().subscribe();
         let waker = self.waker.clone();
@@ -255,7 +250,16 @@ impl Engine {
             waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
             metrics::gauge!("tenon_workflow_active_runs").set(u32::try_from(self.runs.len()).unwrap_or(u32::MAX));
         }
-        waker.works.store(false, Ordering::Relaxed);
+        self.end().await;
+        beating.cancel();
+        heart.close();
+        heart.wait().await;
+        self.leave().await;
+    }
+
+    /// Lets go of everything, so that others need not wait for the lease to end.
+    async fn end(&mut self) {
+        self.waker.works.store(false, Ordering::Relaxed);
         self.births.close();
         while let Some(Birth { new, reply, .. }) = self.waiting.pop().or_else(|| self.births.try_recv().ok()) {
             let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(new))));
@@ -264,10 +268,6 @@ impl Engine {
         self.calls.close();
         self.calls.wait().await;
         self.give_back().await;
-        beating.cancel();
-        heart.close();
-        heart.wait().await;
-        self.leave().await;
     }
 
     /// Lets a birth wait for its turn, unless its tenant has more of them waiting than one may.
@@ -314,6 +314,12 @@ impl Engine {
     fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
         partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
     }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn work((key, input): Answer) -> (Key, Work) {

@@ -260,12 +260,10 @@ impl Stage {
             page["approvals"][0]["name"].as_str().map(str::to_owned)
         })
         .await;
-        let pause = made("/v1/pauses", json!({ "workflow": "bravo-ask" })).await;
         let secret = made("/v1/secrets", json!({ "secretId": "bravo", "value": "the value of bravo" })).await;
         let resources = BTreeMap::from([
             ("secrets/*", secret),
             ("approvals/*", approval),
-            ("pauses/*", pause),
             ("tenants/*", bravo.name.clone()),
             ("users/*", user),
             ("workflows/*", workflow),

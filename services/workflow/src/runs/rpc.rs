@@ -180,6 +180,9 @@ impl RunService for Runs {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let id = model::id_of(&request.name).ok_or(Error::RunNotFound)?;
+
+        let mut tx = self.db.begin(&caller).await?;
+        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
         if request.signal.is_empty() {
             return Err(Fault::invalid("signal", "must be 1 to 128 characters").into());
         }
@@ -187,9 +190,6 @@ impl RunService for Runs {
         pb::text("signal_id", &request.signal_id, SIGNAL_MAX)?;
         let payload = request.payload.map_or_else(|| json!({}), pb_json::from_pb);
         workflows::model::bounded("payload", &payload)?;
-
-        let mut tx = self.db.begin(&caller).await?;
-        let run = store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
         if !request.signal_id.is_empty() {
             let hash = Sha256::digest(json!([request.signal, payload]).to_string());
             let key = format!("signal/{id}/{}", request.signal_id);

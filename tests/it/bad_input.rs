@@ -95,6 +95,7 @@ fn nobodys() -> BTreeMap<&'static str, String> {
         ("users/*", format!("users/usr_{digits}")),
         ("workflows/*", "workflows/nobodys".to_owned()),
         ("runs/*", format!("runs/run_{digits}")),
+        ("pauses/*", "pauses/nobodys".to_owned()),
     ])
 }
 

@@ -207,6 +207,7 @@ impl Doors {
             ("users/*", "users/x".to_owned()),
             ("workflows/*", "workflows/x".to_owned()),
             ("runs/*", "runs/x".to_owned()),
+            ("pauses/*", "pauses/nobodys".to_owned()),
         ];
         let nobodys = nobodys.into();
         let mut answers = Vec::new();

@@ -26,7 +26,7 @@ use chrono::{DateTime, Utc};
 use tenon_chassis::{Db, Mesh, TenantId, directory::Directory, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -50,6 +50,8 @@ use time::{Pace, Time};
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
 pub const CHANNEL: &str = "tenon_runs";
+/// The channel that tells of tasks that wait for an answer from outside.
+pub const TASKS: &str = "tenon_tasks";
 /// How often an engine looks for due runs when nothing tells it to: what a lost beat costs at most.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The pause before a start that failed is tried again.
@@ -67,6 +69,8 @@ const CHANGES: usize = 4_096;
 pub struct Waker {
     db: Db,
     here: Notify,
+    /// Tasks that were opened in this process.
+    opened: Notify,
     changes: broadcast::Sender<(TenantId, RunId)>,
     births: mpsc::Sender<Birth>,
     /// The engine's end; it is taken when the engine starts.
@@ -80,7 +84,7 @@ impl Waker {
     pub fn new(db: Db) -> Self {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
-        Self { db, here: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
+        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -104,6 +108,17 @@ impl Waker {
     pub fn wake(&self) {
         self.here.notify_one();
         self.db.pulse().beat(CHANNEL);
+    }
+
+    /// Tells whoever hands tasks out that there are some.
+    pub fn opened(&self) {
+        self.opened.notify_one();
+        self.db.pulse().beat(TASKS);
+    }
+
+    /// Returns once tasks were opened in this process.
+    pub(crate) async fn opening(&self) {
+        self.opened.notified().await;
     }
 
     /// Runs that the engine of this process has just written; a hint, as others have engines too.
@@ -191,11 +206,6 @@ impl Engine {
         let _ends = beating.clone().drop_guard();
         let lease = Duration::from_millis(self.config.workflow_lease_ms.into());
         heart.spawn(lease::heartbeat(self.db.clone(), self.id, lease, beating.clone()));
-        let every = |period: Duration| {
-            let mut interval = interval(period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
         let (mut balance, mut look) = (every(lease / 4), every(LOOK_EVERY));
         let mut beats = self.db.pulse().subscribe();
         let waker = self.waker.clone();
@@ -240,7 +250,16 @@ impl Engine {
             waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
             metrics::gauge!("tenon_workflow_active_runs").set(u32::try_from(self.runs.len()).unwrap_or(u32::MAX));
         }
-        waker.works.store(false, Ordering::Relaxed);
+        self.end().await;
+        beating.cancel();
+        heart.close();
+        heart.wait().await;
+        self.leave().await;
+    }
+
+    /// Lets go of everything, so that others need not wait for the lease to end.
+    async fn end(&mut self) {
+        self.waker.works.store(false, Ordering::Relaxed);
         self.births.close();
         while let Some(Birth { new, reply, .. }) = self.waiting.pop().or_else(|| self.births.try_recv().ok()) {
             let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(new))));
@@ -249,10 +268,6 @@ impl Engine {
         self.calls.close();
         self.calls.wait().await;
         self.give_back().await;
-        beating.cancel();
-        heart.close();
-        heart.wait().await;
-        self.leave().await;
     }
 
     /// Lets a birth wait for its turn, unless its tenant has more of them waiting than one may.
@@ -299,6 +314,12 @@ impl Engine {
     fn epochs(&self, partitions: impl IntoIterator<Item = i16>) -> (Vec<i16>, Vec<i64>) {
         partitions.into_iter().filter_map(|id| self.owned.get(&id).map(|epoch| (id, *epoch))).unzip()
     }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn work((key, input): Answer) -> (Key, Work) {

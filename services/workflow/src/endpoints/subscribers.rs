@@ -19,8 +19,7 @@ use super::{
 use crate::{
     cel,
     error::Error,
-    hooks,
-    runs::model::Trigger as StartedBy,
+    hooks, runs,
     starts::{self, Start, Starts},
 };
 
@@ -110,7 +109,7 @@ impl Subscribers {
             }
             let Trigger { workflow_id, created_by, roles, .. } = trigger.clone();
             self.starts
-                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: StartedBy::Event })
+                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: runs::model::Trigger::Event })
                 .await?;
             Ok::<_, Error>(tx.commit().await?)
         };

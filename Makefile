@@ -38,6 +38,10 @@ lint: ## rustfmt and clippy, warnings refused
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
+python: ## Try the example worker in Python
+	@scripts/install deploy
+	scripts/check-python-worker
+
 deploy: ## Render and schema-check helm/, k8s/ and compose.yaml
 	@scripts/install deploy
 	scripts/check-deploy
@@ -54,4 +58,4 @@ sqlx: ## Check every query against the migrations and write .sqlx anew
 	@scripts/install run
 	scripts/sqlx
 
-.PHONY: help up test lint deploy bench image sqlx
+.PHONY: help up test lint python deploy bench image sqlx

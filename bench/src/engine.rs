@@ -17,6 +17,7 @@ use crate::{
     process::{cpu, family},
     report::{Figure, Rounds},
     scenarios::{Ground, Plan, get, idle, post, sign_up},
+    workers,
 };
 
 /// Runs in flight.
@@ -41,6 +42,9 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     if plan.wants("run") {
         figures.push(runs(plan, ground, 1, "run: 3 steps, alone").await?);
         figures.push(runs(plan, ground, IN_FLIGHT, "run: 3 steps").await?);
+    }
+    if plan.wants("worker") {
+        figures.push(workers::run(plan, ground).await?);
     }
     if plan.wants("batch") {
         figures.push(batch(plan, ground).await?);

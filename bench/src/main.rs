@@ -7,6 +7,7 @@ mod mesh;
 mod process;
 mod report;
 mod scenarios;
+mod workers;
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ struct Cli {
     /// Rounds of each scenario; the figures are medians over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only scenarios whose name begins with this: start, edge, login, ingest, run, batch, hook, timers, list, sleep, neighbour, pgbench
+    /// Only scenarios whose name begins with this: start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, pgbench
     #[arg(long, default_value = "")]
     only: String,
     /// Runs of the scenarios that make many: timers, list, sleep, neighbour

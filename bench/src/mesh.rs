@@ -31,6 +31,8 @@ pub(crate) struct Mesh {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Ready {
     pub(crate) edge: String,
+    /// The workflow service's own port.
+    pub(crate) workflow: String,
     pub(crate) data_dir: PathBuf,
 }
 

@@ -4,9 +4,12 @@
 
 mod harness;
 
+mod activities;
+mod approvals;
 mod bad_input;
 mod bad_values;
 mod cancelled;
+mod connectors;
 mod crash;
 mod deploy;
 mod dev;
@@ -24,3 +27,4 @@ mod simulate;
 mod tidy;
 mod triggers;
 mod walk;
+mod workers;

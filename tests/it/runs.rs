@@ -74,6 +74,7 @@ async fn a_faulty_definition_is_refused_with_the_place_of_each_fault() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let Tenant { token, .. } = mesh.onboard("faults").await;
     let definition = json!({
+        "QueryLanguage": "JSONata",
         "StartAt": "A",
         "States": {
             "A": { "Type": "Task", "Resource": "grpc:tenon.billing.v1.UsageService/Gone", "Next": "Nowhere" },

@@ -29,7 +29,7 @@ fn files(folders: &[&str], ending: &str) -> Vec<(String, String)> {
     found
 }
 
-const CODE: [&str; 7] = ["proto", "chassis", "services", "gateway", "cli", "tests", "bench"];
+const CODE: [&str; 8] = ["proto", "chassis", "services", "gateway", "cli", "sdk", "tests", "bench"];
 
 #[track_caller]
 fn none(faults: &[String], rule: &str) {
@@ -47,7 +47,7 @@ fn crates_import_only_what_the_plan_allows() {
     for (file, text) in files(&CODE, "Cargo.toml") {
         let allowed: &[&str] = match file.split('/').next() {
             Some("proto") => &[],
-            Some("chassis") => &["tenon-proto"],
+            Some("chassis" | "sdk") => &["tenon-proto"],
             Some("services" | "gateway") => &["tenon-proto", "tenon-chassis"],
             _ => continue,
         };
@@ -55,7 +55,10 @@ fn crates_import_only_what_the_plan_allows() {
         let ours = deps.lines().filter(|line| line.starts_with("tenon-")).filter_map(|line| line.split(' ').next());
         faults.extend(ours.filter(|dep| !allowed.contains(dep)).map(|dep| format!("{file}: {dep}")));
     }
-    none(&faults, "proto imports nothing of ours, chassis only proto, services and gateway only proto and chassis");
+    none(
+        &faults,
+        "proto imports nothing of ours, chassis and sdk only proto, services and gateway only proto and chassis",
+    );
 }
 
 #[test]

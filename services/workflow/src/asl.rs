@@ -7,6 +7,7 @@ mod choice;
 mod compensation;
 mod execution;
 mod failure;
+mod field;
 mod fields;
 mod flow;
 mod history;

@@ -44,6 +44,6 @@ pub struct Config {
     #[arg(long, env = "TENON_SMTP_FROM")]
     pub smtp_from: Option<String>,
     /// Where people reach the edge, for links in mail: https://acme.example
-    #[arg(long, env = "TENON_PUBLIC_URL", default_value = "http://localhost:9080")]
+    #[arg(long, env = "TENON_PUBLIC_URL", default_value = "http://localhost:8080")]
     pub public_url: String,
 }

@@ -50,6 +50,8 @@ use time::{Pace, Time};
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
 pub const CHANNEL: &str = "tenon_runs";
+/// The channel that tells of tasks that wait for an answer from outside.
+pub const TASKS: &str = "tenon_tasks";
 /// How often an engine looks for due runs when nothing tells it to: what a lost beat costs at most.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The pause before a start that failed is tried again.
@@ -67,6 +69,8 @@ const CHANGES: usize = 4_096;
 pub struct Waker {
     db: Db,
     here: Notify,
+    /// Tasks that were opened in this process.
+    opened: Notify,
     changes: broadcast::Sender<(TenantId, RunId)>,
     births: mpsc::Sender<Birth>,
     /// The engine's end; it is taken when the engine starts.
@@ -80,7 +84,7 @@ impl Waker {
     pub fn new(db: Db) -> Self {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
-        Self { db, here: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
+        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -104,6 +108,17 @@ impl Waker {
     pub fn wake(&self) {
         self.here.notify_one();
         self.db.pulse().beat(CHANNEL);
+    }
+
+    /// Tells whoever hands tasks out that there are some.
+    pub fn opened(&self) {
+        self.opened.notify_one();
+        self.db.pulse().beat(TASKS);
+    }
+
+    /// Returns once tasks were opened in this process.
+    pub(crate) async fn opening(&self) {
+        self.opened.notified().await;
     }
 
     /// Runs that the engine of this process has just written; a hint, as others have engines too.

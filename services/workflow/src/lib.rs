@@ -1,5 +1,7 @@
 //! Workflows: templates in Amazon States Language, and the durable runs that execute them.
 
+pub mod activities;
+pub mod approvals;
 pub mod asl;
 pub mod cel;
 pub mod config;
@@ -25,6 +27,8 @@ use tenon_chassis::{
     server::{Server, StartError, open_db},
 };
 use tenon_proto::workflow::v1::{
+    activity_service_server::{ActivityServiceServer, SERVICE_NAME as ACTIVITIES},
+    approval_service_server::{ApprovalServiceServer, SERVICE_NAME as APPROVALS},
     endpoint_service_server::{EndpointServiceServer, SERVICE_NAME as ENDPOINTS},
     hook_service_server::{HookServiceServer, SERVICE_NAME as HOOKS},
     pause_service_server::{PauseServiceServer, SERVICE_NAME as PAUSES},
@@ -51,6 +55,8 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
     let pauses = pauses::Pauses::new(db.clone(), waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let activities = activities::Activities::new(mesh.clone(), db.clone(), waker.clone());
+    let approvals = approvals::Approvals::new(mesh.clone(), db.clone(), waker.clone(), config);
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());
     let starts = Arc::new(starts::Starts::new(starter.clone(), waker.clone()));
     let schedules = schedules::Schedules::new(db.clone(), starts.clone());
@@ -64,11 +70,15 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
         .add_service(ScheduleServiceServer::new(schedules))
         .add_service(HookServiceServer::new(hooks))
         .add_service(EndpointServiceServer::new(endpoints))
+        .add_service(ActivityServiceServer::new(activities.clone()))
+        .add_service(ApprovalServiceServer::new(approvals.clone()))
         .add_service(SecretServiceServer::new(secrets));
-    let services = vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, ENDPOINTS, SECRETS];
+    let services = vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, ENDPOINTS, ACTIVITIES, APPROVALS, SECRETS];
     let server = Server::bind(mesh, NAME, routes, services).await?;
     let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker, starter.templates);
     mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    mesh.tasks.spawn(activities.run(mesh.stop.clone()));
+    mesh.tasks.spawn(approvals.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     mesh.tasks.spawn(deliverer);
     mesh.tasks.spawn(mesh.bus.clone().consume(db, consumer, mesh.stop.clone()));

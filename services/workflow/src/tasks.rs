@@ -32,7 +32,7 @@ use crate::{
 };
 pub(crate) use egress::Egress;
 pub use egress::Networks;
-use email::Mailer;
+pub(crate) use email::{Mail, Mailer};
 
 /// How often a parked call looks whether its tenant may go on.
 const PARKED: Duration = Duration::from_secs(1);

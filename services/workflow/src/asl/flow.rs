@@ -145,6 +145,9 @@ pub(super) struct Iterations {
     pub(super) fails_at: usize,
     /// Whether the items are selected already: those of batches are.
     pub(super) selected: bool,
+    /// The name of the run of a distributed Map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<String>,
 }
 
 impl Flow {

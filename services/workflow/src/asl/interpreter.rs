@@ -132,9 +132,9 @@ impl<'h> Interpreter<'h> {
                 let scope = self.scope(flow, outer, Cow::Borrowed(&flow.input));
                 let text = |field: &Option<Field>| match field.as_ref() {
                     None => Ok(String::new()),
-                    Some(field) => match field.template.evaluate(field.name, &scope)? {
+                    Some(field) => match field.evaluate(&scope)? {
                         Value::String(text) => Ok(text),
-                        other => Err(field.template.wrong(field.name, "string", &other)),
+                        other => Err(field.wrong("string", &other)),
                     },
                 };
                 Ok(Turn::Failed(Failure::new(text(error)?, text(cause)?).into()))
@@ -169,14 +169,14 @@ impl<'h> Interpreter<'h> {
     fn due(&self, until: &Until, scope: &Scope<'_>) -> Result<DateTime<Utc>, Trouble> {
         match until {
             Until::Seconds(field) => {
-                let value = field.template.evaluate(field.name, scope)?;
+                let value = field.evaluate(scope)?;
                 let seconds = integer(&value).filter(|seconds| *seconds <= SECONDS_MAX);
-                let seconds = seconds.ok_or_else(|| field.template.wrong(field.name, "number", &value))?;
+                let seconds = seconds.ok_or_else(|| field.wrong("number", &value))?;
                 Ok(self.now + TimeDelta::seconds(i64::from(seconds)))
             }
             Until::Timestamp(field) => {
-                let value = field.template.evaluate(field.name, scope)?;
-                let time = timestamp(&value).ok_or_else(|| field.template.wrong(field.name, "string", &value))?;
+                let value = field.evaluate(scope)?;
+                let time = timestamp(&value).ok_or_else(|| field.wrong("string", &value))?;
                 Ok(time.with_timezone(&Utc))
             }
         }

@@ -6,12 +6,14 @@ pub(super) use functions::{hash, mix, partition, range, uuid};
 
 use serde_json::Value;
 
-use super::path::Path;
+use super::{path::Path, template::weight};
 use functions::Function;
 
 /// Characters of a call, and functions in functions.
 const TEXT_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 10;
+/// How much room the value of a function may take.
+const VALUE_MAX_WEIGHT: usize = 4 * 1024 * 1024;
 
 /// A parsed call.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +101,11 @@ impl Inner {
         }
         let written = matches!(self.arguments.first(), Some(Argument::Text { .. }));
         let template = template.filter(|_| written);
-        self.function.apply(&values, template, &|| source.random()).map_err(Broken::Refused)
+        let value = self.function.apply(&values, template, &|| source.random()).map_err(Broken::Refused)?;
+        if weight(&value) > VALUE_MAX_WEIGHT {
+            return Err(Broken::Refused("its value is too large".to_owned()));
+        }
+        Ok(value)
     }
 }
 

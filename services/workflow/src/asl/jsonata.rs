@@ -35,7 +35,7 @@ pub(super) trait Expression: fmt::Debug + Send + Sync {
 pub(super) fn compile(source: &str) -> Result<Arc<dyn Expression>, String> {
     let expression = jlens_core::Expression::compile(source).map_err(|why| why.message())?;
     let extras = extras::are_used(source);
-    Ok(Arc::new(Jlens { expression, extras }))
+    Ok(Arc::new(Jlens { expression, extras, context: reads_context(source) }))
 }
 
 #[derive(Debug)]
@@ -43,13 +43,25 @@ struct Jlens {
     expression: jlens_core::Expression,
     /// Whether it may call what Step Functions adds to JSONata.
     extras: bool,
+    /// Whether it may read the context object, which is dear to make.
+    context: bool,
+}
+
+/// Whether `$states` is followed by anything but one of its other fields.
+fn reads_context(source: &str) -> bool {
+    let is_other = |rest: &str| {
+        let field = rest.trim_start().strip_prefix('.').map(str::trim_start).unwrap_or_default();
+        let end = field.find(|char: char| !char.is_ascii_alphanumeric() && char != '_').unwrap_or(field.len());
+        matches!(&field[..end], "input" | "result" | "errorOutput")
+    };
+    source.split("$states").skip(1).any(|rest| !is_other(rest))
 }
 
 impl Expression for Jlens {
     fn evaluate(&self, scope: &Scope<'_>) -> Result<Option<Value>, String> {
         let seed = scope.random();
         let options = options(scope, seed);
-        let bindings = scope.bindings();
+        let bindings = scope.bindings(self.context);
         let evaluated = if self.extras {
             let bindings = extras::add(bindings.clone(), seed);
             self.expression.evaluate_with(None, &bindings, &options)
@@ -62,7 +74,7 @@ impl Expression for Jlens {
     fn is_function(&self, scope: &Scope<'_>) -> bool {
         let source = format!("$type(({}))", self.expression.source());
         let Ok(asked) = jlens_core::Expression::compile(&source) else { return false };
-        let bindings = extras::add(scope.bindings().clone(), 0);
+        let bindings = extras::add(scope.bindings(true).clone(), 0);
         asked.evaluate_with(None, &bindings, &options(scope, 0)).is_ok_and(|kind| kind == Some("function".into()))
     }
 }
@@ -90,5 +102,23 @@ fn describe(why: &Error) -> String {
         "U1001" => ": Expression evaluation memory limit exceeded: Check for excessive memory usage".to_owned(),
         code if code.starts_with(['D', 'S', 'T']) => format!(". {code}: {}", why.message()),
         _ => format!(": {}", why.message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_reads_the_context_pays_for_it() {
+        for source in ["1", "$states.input.a", "$states . result", "$x + $states.errorOutput.Error", "$states.input[0]"]
+        {
+            assert!(!reads_context(source), "{source}");
+        }
+        for source in
+            ["$states", "$states.context", "$states.*", "$states.`context`", "$states.inputs", "$keys($states)"]
+        {
+            assert!(reads_context(source), "{source}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     intrinsic,
     model::{Batcher, Field, Map, Reader, State},
     scope::{Frame, Scope},
-    template::size,
+    template::{Language, size},
 };
 
 /// Iterations at once when MaxConcurrency does not say less (the quota of Step Functions for inline maps).
@@ -46,7 +46,7 @@ impl Interpreter<'_> {
         let plan = {
             let root = self.effective(state, flow, outer)?;
             let scope = self.scope(flow, outer, root);
-            Plan { limit: limit(map, &scope)?, items: items(map, &scope)? }
+            Plan { limit: limit(map, &scope)?, items: items(map, state.language, &scope)? }
         };
         let length = json!({"length": plan.items.len()});
         self.publish(flow, "MapStateStarted", &state.name, length);
@@ -104,12 +104,12 @@ impl Interpreter<'_> {
             }
             tolerated(map, items.len(), &scope)?
         };
-        if map.distributed {
-            let arn = self.map_run(state, map);
-            self.publish(flow, "MapRunStarted", &state.name, json!({"mapRunArn": arn}));
+        let run = map.distributed.then(|| self.map_run(state, map));
+        if let Some(run) = &run {
+            self.publish(flow, "MapRunStarted", &state.name, json!({"mapRunArn": run}));
         }
         let (running, results) = (BTreeMap::new(), BTreeMap::new());
-        let at = Iterations { items, next: 0, limit, running, results, failed: 0, fails_at, selected };
+        let at = Iterations { items, next: 0, limit, running, results, failed: 0, fails_at, selected, run };
         flow.waiting = Waiting::Map(Box::new(at));
         let from = flow.last_event;
         let mut started = VecDeque::new();
@@ -355,6 +355,7 @@ impl Interpreter<'_> {
             return Turn::Blocked;
         }
         let mut result: Value = mem::take(&mut at.results).into_values().collect();
+        let run = at.run.take().unwrap_or_default();
         if map.distributed {
             self.aside(flow, "MapRunSucceeded", &state.name, json!({}));
         }
@@ -363,12 +364,21 @@ impl Interpreter<'_> {
             let scope = self.scope(flow, outer, Cow::Borrowed(&flow.input));
             let written = writer.evaluate("ResultWriter", &scope);
             match written {
-                Ok(place) => result = json!({"ResultWriterDetails": place}),
+                Ok(place) => result = written_to(&place, &run),
                 Err(trouble) => return self.fail(state, flow, outer, trouble),
             }
         }
         self.succeed(state, flow, outer, result)
     }
+}
+
+/// The output of a Map that writes its results elsewhere, as Step Functions has it.
+fn written_to(place: &Value, run: &str) -> Value {
+    let prefix =
+        place["Prefix"].as_str().map(|prefix| format!("{}/", prefix.trim_end_matches('/'))).unwrap_or_default();
+    let id = run.rsplit(':').next().unwrap_or_default();
+    let details = json!({"Bucket": place["Bucket"], "Key": format!("{prefix}{id}/manifest.json")});
+    json!({"MapRunArn": run, "ResultWriterDetails": details})
 }
 
 fn limit(map: &Map, scope: &Scope<'_>) -> Result<usize, Trouble> {
@@ -378,31 +388,29 @@ fn limit(map: &Map, scope: &Scope<'_>) -> Result<usize, Trouble> {
 
 fn number(field: &Option<Field>, scope: &Scope<'_>) -> Result<Option<u32>, Trouble> {
     let Some(field) = field else { return Ok(None) };
-    let value = field.template.evaluate(field.name, scope)?;
-    integer(&value).map(Some).ok_or_else(|| field.template.wrong(field.name, "number", &value))
+    let value = field.evaluate(scope)?;
+    // Step Functions takes a number in a string here.
+    let written =
+        value.as_str().and_then(|text| text.parse().ok()).filter(|_| field.name == "ToleratedFailureCountPath");
+    integer(&value).or(written).map(Some).ok_or_else(|| field.wrong("number", &value))
 }
 
-fn items(map: &Map, scope: &Scope<'_>) -> Result<Vec<Value>, Trouble> {
+fn items(map: &Map, language: Language, scope: &Scope<'_>) -> Result<Vec<Value>, Trouble> {
     let value = match &map.items {
-        Some(field) => field.template.evaluate(field.name, scope)?,
+        Some(field) => field.evaluate(scope)?,
         None => scope.view.root.clone().into_owned(),
     };
     match value {
         Value::Array(items) => Ok(items),
         // The States Language: an object is mapped over as an array of its key-value pairs.
-        Value::Object(fields) if map.items.as_ref().is_none_or(|field| field.name == "Items") && !is_path(map) => {
+        Value::Object(fields) if language == Language::Jsonata => {
             Ok(fields.into_iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect())
         }
         other => match &map.items {
-            Some(field) if field.name == "Items" => Err(field.template.wrong("Items", "array", &other)),
-            Some(field) => Err(Trouble::fatal(format!("Reference path \"{}\" must point to array.", field.path()))),
+            Some(field) => Err(field.wrong("array", &other)),
             None => Err(Trouble::fatal("Reference path \"$\" must point to array.")),
         },
     }
-}
-
-fn is_path(map: &Map) -> bool {
-    map.items.as_ref().is_some_and(|field| field.name == "ItemsPath")
 }
 
 /// How many failures are one too many.
@@ -411,9 +419,9 @@ fn tolerated(map: &Map, total: usize, scope: &Scope<'_>) -> Result<usize, Troubl
     let percentage = match &map.tolerated_percentage {
         None => None,
         Some(field) => {
-            let value = field.template.evaluate(field.name, scope)?;
+            let value = field.evaluate(scope)?;
             let percentage = value.as_f64().filter(|number| (0.0..=100.0).contains(number));
-            let percentage = percentage.ok_or_else(|| field.template.wrong(field.name, "number", &value))?;
+            let percentage = percentage.ok_or_else(|| field.wrong("number", &value))?;
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,

@@ -69,17 +69,6 @@ pub(super) struct Field {
     pub(super) template: Template,
 }
 
-impl Field {
-    /// The path that it is, as it was written.
-    pub(super) fn path(&self) -> &str {
-        match &self.template {
-            Template::Query(Query::Path(path)) => &path.text,
-            Template::Query(Query::Call(call)) => &call.text,
-            _ => "$",
-        }
-    }
-}
-
 /// The eight types with what only they have.
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -115,6 +104,8 @@ pub(super) struct Task {
     pub(super) resource: String,
     pub(super) timeout_seconds: Option<Field>,
     pub(super) heartbeat_seconds: Option<Field>,
+    /// Whose rights a task of AWS uses: told, and nothing to us.
+    pub(super) credentials: Option<Template>,
 }
 
 /// What a Map runs for each item.

@@ -8,11 +8,14 @@ use std::{borrow::Cow, cmp::Ordering};
 
 use serde_json::{Map, Value};
 
+use super::template::weight;
 use filter::Test;
 pub(super) use place::Place;
 
 /// Values that one path may find; bounds the work of `..` and of wildcards in wildcards.
 const FOUND_MAX: usize = 100_000;
+/// How much room they may take together.
+const FOUND_MAX_WEIGHT: usize = 8 * 1024 * 1024;
 
 /// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +87,16 @@ impl Path {
         self.steps.iter().all(|step| matches!(step, Step::Name(_) | Step::Index(_)))
     }
 
+    /// As Jayway writes it: `$['a'][0]`.
+    pub(super) fn bracketed(&self) -> String {
+        let step = |step: &Step| match step {
+            Step::Name(name) => format!("['{name}']"),
+            Step::Index(index) => format!("[{index}]"),
+            _ => "[*]".to_owned(),
+        };
+        format!("${}", self.steps.iter().map(step).collect::<String>())
+    }
+
     /// What it finds below `root`.
     pub(super) fn find<'v>(&self, root: &'v Value) -> Result<Cow<'v, Value>, Miss> {
         let definite = self.is_definite();
@@ -102,6 +115,10 @@ impl Path {
             }
             certain &= matches!(step, Step::Name(_) | Step::Index(_));
             found = next;
+        }
+        let mut room = FOUND_MAX_WEIGHT;
+        for value in &found {
+            room = room.checked_sub(weight(value)).ok_or(Miss::TooMany)?;
         }
         Ok(Cow::Owned(found.into_iter().map(Cow::into_owned).collect()))
     }

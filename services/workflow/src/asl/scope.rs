@@ -9,10 +9,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::{
+    failure::{Failure, Trouble},
     flow::{Flow, Head, Item},
     intrinsic,
     jsonata::Bindings,
     path::{Miss, Path, Root},
+    template::weight,
 };
 
 /// The variables that a flow sees, from the inside out.
@@ -40,14 +42,45 @@ pub(super) struct View<'v> {
 /// A view with what was made of it: nothing is gathered before the first expression asks.
 pub(super) struct Scope<'v> {
     pub(super) view: View<'v>,
-    bindings: OnceCell<Bindings>,
+    /// Without and with the context object.
+    bindings: [OnceCell<Bindings>; 2],
     context: OnceCell<Value>,
     randoms: Cell<u64>,
+    /// The weight of the values that were taken from here.
+    spent: Cell<usize>,
 }
+
+/// What the templates of one field may take out of their scope: a value that is handed on is far smaller, and a template
+/// that names a large value a thousand times is refused before it is built.
+const SPENT_MAX: usize = 8 * 1024 * 1024;
 
 impl<'v> Scope<'v> {
     pub(super) fn new(view: View<'v>) -> Self {
-        Self { view, bindings: OnceCell::new(), context: OnceCell::new(), randoms: Cell::new(0) }
+        Self {
+            view,
+            bindings: [OnceCell::new(), OnceCell::new()],
+            context: OnceCell::new(),
+            randoms: Cell::new(0),
+            spent: Cell::new(0),
+        }
+    }
+
+    /// Takes a value out of the scope.
+    pub(super) fn charged(&self, value: Cow<'_, Value>) -> Result<Value, Trouble> {
+        self.spent.set(self.spent.get().saturating_add(weight(&value)));
+        if self.is_overdrawn() { Err(self.too_large()) } else { Ok(value.into_owned()) }
+    }
+
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.spent.get() > SPENT_MAX
+    }
+
+    pub(super) fn too_large(&self) -> Trouble {
+        let state = &self.view.flow.state;
+        let cause = format!(
+            "The state/task '{state}' returned a result with a size exceeding the maximum number of bytes service limit."
+        );
+        Failure::new(Failure::DATA_LIMIT_EXCEEDED, cause).into()
     }
 
     pub(super) fn now(&self) -> DateTime<Utc> {
@@ -63,11 +96,13 @@ impl<'v> Scope<'v> {
     }
 
     /// The variables of JSONata.
-    pub(super) fn bindings(&self) -> &Bindings {
-        self.bindings.get_or_init(|| {
+    pub(super) fn bindings(&self, context: bool) -> &Bindings {
+        self.bindings[usize::from(context)].get_or_init(|| {
             let mut states = Map::new();
             states.insert("input".to_owned(), self.view.flow.input.clone());
-            states.insert("context".to_owned(), self.context().clone());
+            if context {
+                states.insert("context".to_owned(), self.context().clone());
+            }
             if let Some(result) = self.view.result {
                 states.insert("result".to_owned(), result.clone());
             }
@@ -132,7 +167,7 @@ impl<'v> Scope<'v> {
 
 impl intrinsic::Source for Scope<'_> {
     fn find(&self, path: &Path) -> Option<Value> {
-        Scope::find(self, path).ok().map(Cow::into_owned)
+        self.charged(Scope::find(self, path).ok()?).ok()
     }
 
     fn random(&self) -> u64 {

@@ -27,7 +27,7 @@ impl Interpreter<'_> {
     ) -> Result<Turn, Trouble> {
         let token = self.token();
         let resource = Resource::of(&task.resource);
-        let (arguments, timeout_seconds, heartbeat_seconds) = {
+        let (arguments, timeout_seconds, heartbeat_seconds, credentials) = {
             let root = self.effective(state, flow, outer)?;
             let mut scope = self.scope(flow, outer, root);
             scope.view.token = resource.waits_for_token().then_some(token);
@@ -35,10 +35,15 @@ impl Interpreter<'_> {
                 Some(template) => template.evaluate(state.argument_field(), &scope)?,
                 None => scope.view.root.clone().into_owned(),
             };
-            (arguments, seconds(&task.timeout_seconds, &scope)?, seconds(&task.heartbeat_seconds, &scope)?)
+            let credentials =
+                task.credentials.as_ref().map(|template| template.evaluate("Credentials", &scope)).transpose()?;
+            (arguments, seconds(&task.timeout_seconds, &scope)?, seconds(&task.heartbeat_seconds, &scope)?, credentials)
         };
         bounded(&state.name, &arguments)?;
-        let details = resource.scheduled(&arguments, timeout_seconds, heartbeat_seconds);
+        let mut details = resource.scheduled(&arguments, timeout_seconds, heartbeat_seconds);
+        if let Some(role) = credentials.as_ref().and_then(|credentials| credentials.get("RoleArn")) {
+            details["taskCredentials"] = json!({"roleArn": role});
+        }
         self.publish(flow, resource.event(Told::Scheduled), &state.name, details);
         let call = Call {
             token,
@@ -149,9 +154,9 @@ impl Interpreter<'_> {
 
 fn seconds(field: &Option<Field>, scope: &Scope<'_>) -> Result<Option<u32>, Trouble> {
     let Some(field) = field else { return Ok(None) };
-    let value = field.template.evaluate(field.name, scope)?;
+    let value = field.evaluate(scope)?;
     match integer(&value).filter(|seconds| (1..=SECONDS_MAX).contains(seconds)) {
         Some(seconds) => Ok(Some(seconds)),
-        None => Err(field.template.wrong(field.name, "number", &json!(value))),
+        None => Err(field.wrong("number", &json!(value))),
     }
 }

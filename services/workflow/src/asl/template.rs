@@ -71,6 +71,7 @@ impl Query {
 fn called(call: &Call, scope: &Scope<'_>) -> Result<Value, Trouble> {
     let describe = |why: String| format!("The function '{}' had the following error: {why}", call.text);
     call.evaluate(scope).map_err(|broken| match broken {
+        _ if scope.is_overdrawn() => scope.too_large(),
         Broken::Missing(path) => {
             // Step Functions shows a path into the context object as if it were one into the input.
             let shown = path.strip_prefix('$').filter(|rest| rest.starts_with('$')).unwrap_or(&path);
@@ -162,10 +163,10 @@ impl Template {
                 let each = fields.iter();
                 each.map(|(key, value)| Ok((key.clone(), value.of_key(field, key, scope)?))).collect()
             }
-            Self::Query(query) => query.evaluate(field, scope).map(Cow::into_owned),
+            Self::Query(query) => scope.charged(query.evaluate(field, scope)?),
             Self::Expression { source, compiled } => {
                 let why = match compiled.evaluate(scope) {
-                    Ok(Some(value)) => return Ok(value),
+                    Ok(Some(value)) => return scope.charged(Cow::Owned(value)),
                     Ok(None) if compiled.is_function(scope) => "returned an unsupported result type.".to_owned(),
                     Ok(None) => "returned nothing (undefined).".to_owned(),
                     Err(why) => format!("threw an error during evaluation{why}"),
@@ -184,7 +185,7 @@ impl Template {
             // Only here an index past the end is null.
             return Ok(Value::Null);
         }
-        query.evaluate(&format!("{key}.$"), scope).map(Cow::into_owned)
+        scope.charged(query.evaluate(&format!("{key}.$"), scope)?)
     }
 
     /// Names the field only when it is needed.
@@ -249,6 +250,16 @@ fn is_deeper(value: &Value, levels: usize) -> bool {
         Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
         Value::Object(fields) => levels == 0 || fields.values().any(|field| is_deeper(field, levels - 1)),
         _ => false,
+    }
+}
+
+/// About how much room a value takes; quick, and never far below its length as JSON text.
+pub(super) fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => 8 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(fields) => 8 + fields.iter().map(|(key, field)| key.len() + 8 + weight(field)).sum::<usize>(),
     }
 }
 

@@ -456,3 +456,29 @@ fn values_that_are_too_large_fail_the_state() {
     );
     assert_eq!(outcome, done(json!("runs/run_1test")));
 }
+
+#[test]
+fn hostile_paths_and_templates_are_capped() {
+    let deep = (0..40).fold(json!("x".repeat(100_000)), |inner, _| json!({ "a": inner }));
+    let many: serde_json::Map<String, Value> = (0..5_000).map(|at| (format!("k{at}.$"), json!("$"))).collect();
+    let zeros = vec!["0"; 900].join(",");
+    let each = json!((0..60_000).collect::<Vec<_>>());
+    for (parameters, input) in [
+        (json!({"v.$": "$..*..*..*..*"}), deep.clone()),
+        (Value::Object(many), deep.clone()),
+        (json!({"v.$": format!("$[{zeros}]")}), json!([deep.clone()])),
+        (json!({"v.$": format!("States.Format('{}', {})", "{}".repeat(900), vec!["$"; 900].join(","))}), deep),
+        (
+            json!({"v.$": format!("{}$.q{}", "States.JsonToString(".repeat(9), ")".repeat(9))}),
+            json!({"q": "\"".repeat(60_000)}),
+        ),
+    ] {
+        let definition =
+            json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "Parameters": parameters, "End": true}}});
+        let Outcome::Failed(failure) = run(&definition, input).0 else { panic!("it is capped") };
+        assert!(failure.cause.len() > 10, "{}", failure.error);
+    }
+    let unique = json!({"StartAt": "P", "States": {"P": {"Type": "Pass", "End": true,
+        "Parameters": {"n.$": "States.ArrayLength(States.ArrayUnique($))"}}}});
+    assert_eq!(run(&unique, each).0, done(json!({"n": 60_000})));
+}

@@ -159,6 +159,9 @@ impl Engine {
 
     fn written(&mut self, batch: Vec<Advanced>, lost: &[i16]) {
         self.lose(lost);
+        if batch.iter().any(|step| !step.opened.is_empty()) {
+            self.waker.opened();
+        }
         if batch.iter().any(Advanced::touches_others) {
             self.waker.wake();
         }

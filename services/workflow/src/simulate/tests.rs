@@ -297,9 +297,17 @@ fn items_may_be_read_from_elsewhere() {
         "ItemSelector": {"v.$": "$$.Map.Item.Value", "b.$": "$.b"},
         "ItemProcessor": {"ProcessorConfig": {"Mode": "DISTRIBUTED"}, "StartAt": "I", "States": {"I": {"Type": "Pass", "End": true}}}
     });
-    let report = run_with(&only(map), json!({"b": "bucket"}), &json!({"S": [{"return": [1, 2]}]}));
+    let report = run_with(&only(map.clone()), json!({"b": "bucket"}), &json!({"S": [{"return": [1, 2]}]}));
     assert_eq!(report["output"], json!([{"v": 1, "b": "bucket"}, {"v": 2, "b": "bucket"}]));
     assert_eq!(details(&report, 3), &json!({"length": 0}));
+    let mut map = map;
+    map["ResultWriter"] =
+        json!({"Resource": "arn:aws:states:::s3:putObject", "Parameters": {"Bucket": "b", "Prefix": "p"}});
+    let report = run_with(&only(map), json!({"b": "bucket"}), &json!({"S": [{"return": []}]}));
+    let output = &report["output"];
+    assert_eq!(output["ResultWriterDetails"]["Bucket"], "b");
+    assert!(output["ResultWriterDetails"]["Key"].as_str().unwrap().ends_with("/manifest.json"), "{output}");
+    assert_eq!(output["MapRunArn"], details(&report, 4)["mapRunArn"]);
 }
 
 #[test]

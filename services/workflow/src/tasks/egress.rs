@@ -104,7 +104,7 @@ impl Egress {
     /// Http.AddressRefused or Http.ConnectionFailed; neither names more than the host, as a path may hold a secret.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, Failure> {
         let host = request.url().host_str().unwrap_or_default().to_owned();
-        self.client.execute(request).await.map_err(|error| failure(&host, &error))
+        self.client.execute(request).await.map_err(|error| failure(&host, error))
     }
 
     fn may_reach(&self, address: IpAddr) -> bool {
@@ -113,8 +113,10 @@ impl Egress {
 }
 
 /// The failure of a request that got no answer, or not all of one.
-pub(crate) fn failure(host: &str, error: &(dyn StdError + 'static)) -> Failure {
-    let (mut cause, mut last) = (Some(error), String::new());
+pub(crate) fn failure(host: &str, error: reqwest::Error) -> Failure {
+    // The URL may hold a secret.
+    let error = error.without_url();
+    let (mut cause, mut last): (Option<&(dyn StdError + 'static)>, _) = (Some(&error), String::new());
     while let Some(error) = cause {
         if let Some(Refused(host)) = error.downcast_ref() {
             return refused(host);

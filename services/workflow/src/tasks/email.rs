@@ -96,6 +96,11 @@ impl Mailer {
         Ok((transport, from))
     }
 
+    /// Whether mail can be sent at all.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.0.is_ok()
+    }
+
     /// Answers with the Message-ID once the server has taken the message.
     ///
     /// # Errors

@@ -183,7 +183,7 @@ fn shown(headers: &HeaderMap, open: &References) -> BTreeMap<String, String> {
 
 async fn bytes(host: &str, mut response: Response) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| egress::failure(host, &error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| egress::failure(host, error))? {
         if bytes.len() + chunk.len() > BODY_MAX {
             return Err(Failure::new("Http.ResponseTooLarge", format!("{host} answered with more than 1 MiB")));
         }

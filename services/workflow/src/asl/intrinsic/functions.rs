@@ -1,5 +1,7 @@
 //! The eighteen intrinsic functions with their limits (the Step Functions developer guide, "Intrinsic functions").
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use md5::{Digest as _, Md5};
 use serde_json::{Map, Value, json};
@@ -134,13 +136,31 @@ impl Function {
 }
 
 fn unique(items: &[Value]) -> Value {
-    let mut unique: Vec<&Value> = Vec::new();
-    for item in items {
-        if !unique.iter().any(|seen| equal(seen, item)) {
-            unique.push(item);
+    let mut seen = HashSet::new();
+    items.iter().filter(|item| seen.insert(canonical(item))).cloned().collect()
+}
+
+/// A text that is the same for equal values.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => whole.to_string(),
+            None => number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0)
+                .map_or(number.to_string(), |float| format!("{float}")),
+        },
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Object(fields) => {
+            let mut fields: Vec<String> = fields
+                .iter()
+                .map(|(key, field)| format!("{}:{}", Value::String(key.clone()), canonical(field)))
+                .collect();
+            fields.sort_unstable();
+            format!("{{{}}}", fields.join(","))
         }
+        other => other.to_string(),
     }
-    unique.into_iter().cloned().collect()
 }
 
 fn format(template: &str, values: &[Value]) -> Result<Value, String> {

@@ -83,8 +83,7 @@ impl Parser<'_> {
 
     fn task(&mut self, language: Language, fields: &mut Fields<'_>) -> Option<Kind> {
         let resource = fields.required_text("Resource", &mut self.faults)?;
-        // Whose rights a task of AWS uses: accepted, and nothing to us.
-        fields.template("Credentials", language, &mut self.faults);
+        let credentials = fields.template("Credentials", language, &mut self.faults);
         let timeout_seconds = self.seconds(("TimeoutSeconds", "TimeoutSecondsPath"), language, fields);
         let heartbeat_seconds = self.seconds(("HeartbeatSeconds", "HeartbeatSecondsPath"), language, fields);
         if let (Some(timeout), Some(heartbeat)) = (literal(&timeout_seconds), literal(&heartbeat_seconds))
@@ -94,7 +93,7 @@ impl Parser<'_> {
         }
         let arguments = if language == Language::Jsonata { fields.get("Arguments") } else { None };
         self.check(&fields.pointer, resource, arguments);
-        Some(Kind::Task(Task { resource: resource.to_owned(), timeout_seconds, heartbeat_seconds }))
+        Some(Kind::Task(Task { resource: resource.to_owned(), timeout_seconds, heartbeat_seconds, credentials }))
     }
 
     fn seconds(

@@ -26,9 +26,6 @@ impl Parser<'_> {
             let backoff_rate = entry.number("BackoffRate", 2.0, (1.0, 1000.0), &mut self.faults);
             let max_delay = entry.number("MaxDelaySeconds", seconds, (1.0, 31_622_400.0), &mut self.faults);
             let max_delay_seconds = entry.get("MaxDelaySeconds").map(|_| max_delay);
-            if max_delay_seconds.is_some_and(|most| most <= interval_seconds) {
-                entry.fault("MaxDelaySeconds", "must be more than IntervalSeconds", &mut self.faults);
-            }
             let jitter = entry.text("JitterStrategy", &mut self.faults);
             if jitter.is_some_and(|jitter| jitter != "FULL" && jitter != "NONE") {
                 entry.fault("JitterStrategy", "must be FULL or NONE", &mut self.faults);

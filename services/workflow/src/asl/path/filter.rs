@@ -168,7 +168,12 @@ fn operand(reader: &mut Reader<'_>) -> Result<Operand, String> {
         return Ok(Operand::Item(reader.steps()?));
     }
     if reader.take("$") {
-        return Ok(Operand::Root(reader.steps()?));
+        let steps = reader.steps()?;
+        // It is looked up for each item.
+        if steps.iter().any(|step| !matches!(step, Step::Name(_) | Step::Index(_))) {
+            return Err("a path from $ in a filter has names and indexes only".to_owned());
+        }
+        return Ok(Operand::Root(steps));
     }
     if reader.rest.starts_with(['\'', '"']) {
         return Ok(Operand::Literal(Value::String(reader.quoted()?)));

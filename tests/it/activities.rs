@@ -1,0 +1,236 @@
+//! Workers: tasks claimed by stream and by call, answered once, taken over when a worker dies, and seen by their tenant only.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tenon_proto::workflow::v1::{
+    ActivityTask, CompleteActivityRequest, FailActivityRequest, HeartbeatActivityRequest, PollActivitiesRequest,
+    PollActivitiesResponse,
+    activity_service_client::ActivityServiceClient,
+    poll_activities_request::{Message as Say, Subscribe},
+    poll_activities_response::{Message as Told, Outcome},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::harness::{Backends, Forge, Mesh, Tenant, answer, eventually, reason, text};
+
+/// A worker's end of a stream.
+struct Worker {
+    say: mpsc::Sender<PollActivitiesRequest>,
+    told: Streaming<PollActivitiesResponse>,
+}
+
+impl Worker {
+    async fn connect(mesh: &Mesh, token: &str, queues: &[&str]) -> Result<Self, Status> {
+        let (say, said) = mpsc::channel(64);
+        let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
+        let subscribe = Say::Subscribe(Subscribe { queues, worker: "w1".to_owned() });
+        say.send(PollActivitiesRequest { message: Some(subscribe) }).await.unwrap();
+        let mut request = Request::new(ReceiverStream::new(said));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let told = ActivityServiceClient::new(mesh.grpc("workflow")).poll_activities(request).await?.into_inner();
+        Ok(Self { say, told })
+    }
+
+    async fn say(&self, message: Say) {
+        self.say.send(PollActivitiesRequest { message: Some(message) }).await.expect("the stream stands");
+    }
+
+    async fn complete(&self, task: &ActivityTask, output: &str) {
+        let output = Some(prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(output.to_owned())) });
+        self.say(Say::Complete(CompleteActivityRequest { task_token: task.task_token.clone(), output })).await;
+    }
+
+    async fn told(&mut self) -> Told {
+        self.told.message().await.expect("the stream stands").expect("it does not end").message.expect("it is set")
+    }
+
+    async fn task(&mut self) -> ActivityTask {
+        match self.told().await {
+            Told::Task(task) => task,
+            other => panic!("a task was expected, not {other:?}"),
+        }
+    }
+
+    async fn outcome(&mut self) -> Outcome {
+        match self.told().await {
+            Told::Outcome(outcome) => outcome,
+            other => panic!("an outcome was expected, not {other:?}"),
+        }
+    }
+}
+
+async fn publish(mesh: &Mesh, token: &str, queue: &str) {
+    let retry = json!([{ "ErrorEquals": ["Again"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let task = json!({
+        "Type": "Task", "Resource": format!("activity:{queue}"), "Arguments": { "n": "{% $states.input.n %}" },
+        "Retry": retry, "End": true,
+    });
+    let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Work", "States": { "Work": task } });
+    let body = json!({ "workflowId": queue, "definition": definition });
+    let (status, workflow) = mesh.post("/v1/workflows", token, &body).await;
+    assert_eq!(status, StatusCode::OK, "{workflow}");
+}
+
+async fn start(mesh: &Mesh, token: &str, queue: &str, n: usize) -> String {
+    let (status, run) = mesh.post("/v1/runs", token, &json!({ "workflow": queue, "input": { "n": n } })).await;
+    assert_eq!(status, StatusCode::OK, "{run}");
+    text(&run["name"])
+}
+
+async fn ended(mesh: &Mesh, token: &str, name: &str) -> Value {
+    eventually(&format!("{name} ends"), || async {
+        let (_, run) = mesh.get(&format!("/v1/{name}"), token).await;
+        run["endTime"].is_string().then_some(run)
+    })
+    .await
+}
+
+fn sql(mesh: &Mesh) -> impl AsyncFn(&'static str) {
+    async |statement| {
+        sqlx::raw_sql(statement).execute(&mut mesh.database.owner().await).await.expect("the owner may do anything");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_works_and_answers_each_task_once() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("streams").await;
+    publish(&mesh, &token, "resize").await;
+    let mut worker = Worker::connect(&mesh, &token, &["resize", "other"]).await.expect("it is let in");
+    let first = start(&mesh, &token, "resize", 1).await;
+    let second = start(&mesh, &token, "resize", 2).await;
+    worker.say(Say::Credits(1)).await;
+    let task = worker.task().await;
+    assert_eq!((task.queue.as_str(), task.attempt, task.lease_seconds), ("resize", 1, 30), "{task:?}");
+    assert!(task.idempotency_key.starts_with(&task.run.replace("runs/", "")), "{task:?}");
+    worker.complete(&task, "done").await;
+    assert_eq!(worker.outcome().await.reason, "");
+    // A second answer changes nothing, and says so; nor does nonsense end the stream.
+    worker.complete(&task, "again").await;
+    assert_eq!(worker.outcome().await.reason, "ATTEMPT_OVER");
+    worker.say(Say::Heartbeat(HeartbeatActivityRequest { task_token: "nonsense".to_owned() })).await;
+    assert_eq!(worker.outcome().await.reason, "INVALID_FIELD");
+    assert!([&first, &second].contains(&&task.run));
+    assert_eq!(ended(&mesh, &token, &task.run).await["output"], "done");
+
+    // A failure is retried as the state says: another attempt of the state, another task.
+    worker.say(Say::Credits(3)).await;
+    let task = worker.task().await;
+    let failure = |task: &ActivityTask, error: &str| {
+        let task_token = task.task_token.clone();
+        Say::Fail(FailActivityRequest { task_token, error: error.to_owned(), cause: "told".to_owned() })
+    };
+    worker.say(failure(&task, "States.Timeout")).await;
+    assert_eq!(worker.outcome().await.reason, "INVALID_FIELD");
+    worker.say(failure(&task, "Again")).await;
+    assert_eq!(worker.outcome().await.reason, "");
+    let task = worker.task().await;
+    worker.say(failure(&task, "Bad")).await;
+    assert_eq!(worker.outcome().await.reason, "");
+    let run = ended(&mesh, &token, &task.run).await;
+    assert_eq!((&run["state"], &run["error"], &run["cause"]), (&json!("FAILED"), &json!("Bad"), &json!("told")));
+
+    // One credit is left: what is given back comes again.
+    let third = start(&mesh, &token, "resize", 3).await;
+    let task = worker.task().await;
+    worker.say(Say::Release(task.task_token.clone())).await;
+    assert_eq!(worker.outcome().await.reason, "");
+    worker.say(Say::Credits(1)).await;
+    let again = worker.task().await;
+    assert_eq!((again.run.as_str(), again.attempt), (third.as_str(), 2));
+    // What a cancelled run waited for is nobody's any more.
+    let (status, _) = mesh.post(&format!("/v1/{third}:cancel"), &token, &json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    worker.complete(&again, "late").await;
+    assert_eq!(worker.outcome().await.reason, "ATTEMPT_OVER");
+    worker.say(Say::Credits(1_001)).await;
+    assert_eq!(worker.told.message().await.expect_err("it ends").code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_workers_task_goes_to_another_and_the_zombie_is_refused() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("zombies").await;
+    publish(&mesh, &token, "resize").await;
+    let run = start(&mesh, &token, "resize", 1).await;
+    let mut first = Worker::connect(&mesh, &token, &["resize"]).await.expect("it is let in");
+    first.say(Say::Credits(1)).await;
+    let stale = first.task().await;
+    drop(first);
+    // Its answer would still be taken: a stream that breaks loses nothing. But its lease runs out.
+    let mut second = Worker::connect(&mesh, &token, &["resize"]).await.expect("it is let in");
+    second.say(Say::Credits(1)).await;
+    sql(&mesh)("update workflow.tasks set lease_until = now() - interval '1 s' where state = 'CLAIMED'").await;
+    let task = second.task().await;
+    assert_eq!((task.run.as_str(), task.attempt), (run.as_str(), 2));
+    assert_eq!(task.idempotency_key, stale.idempotency_key);
+    second.complete(&stale, "zombie").await;
+    assert_eq!(second.outcome().await.reason, "ATTEMPT_OVER");
+    for (path, body) in [
+        ("complete", json!({ "taskToken": stale.task_token, "output": "zombie" })),
+        ("fail", json!({ "taskToken": stale.task_token, "error": "Zombie" })),
+        ("heartbeat", json!({ "taskToken": stale.task_token })),
+    ] {
+        let (status, refused) = mesh.post(&format!("/v1/activities:{path}"), &token, &body).await;
+        assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "ATTEMPT_OVER"), "{path}: {refused}");
+    }
+    second.complete(&task, "alive").await;
+    assert_eq!(second.outcome().await.reason, "");
+    assert_eq!(ended(&mesh, &token, &run).await["output"], "alive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_do_what_streams_do_and_nobody_sees_anothers_tasks() {
+    let mut mesh = Mesh::start(Backends::Embedded).await;
+    let (alpha, bravo) = (mesh.onboard("calls-a").await, mesh.onboard("calls-b").await);
+    publish(&mesh, &alpha.token, "resize").await;
+    let run = start(&mesh, &alpha.token, "resize", 7).await;
+    let claim = json!({ "queues": ["resize"], "worker": "w", "maxTasks": 10 });
+    let task = eventually("the task is there", || async {
+        let (status, page) = mesh.post("/v1/activities:claim", &bravo.token, &claim).await;
+        assert_eq!((status, &page["tasks"]), (StatusCode::OK, &json!([])), "bravo sees {page}");
+        let (_, page) = mesh.post("/v1/activities:claim", &alpha.token, &claim).await;
+        page["tasks"].get(0).cloned()
+    })
+    .await;
+    assert_eq!((&task["input"]["n"], &task["run"]), (&json!(7), &json!(run)), "{task}");
+    let complete = json!({ "taskToken": task["taskToken"], "output": { "ok": true } });
+    let (status, refused) = mesh.post("/v1/activities:complete", &bravo.token, &complete).await;
+    assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "ATTEMPT_OVER"), "{refused}");
+    let beat = json!({ "taskToken": task["taskToken"] });
+    let (status, beat) = mesh.post("/v1/activities:heartbeat", &alpha.token, &beat).await;
+    assert_eq!(status, StatusCode::OK, "{beat}");
+    // Before the services read the tenant's keys again.
+    let forge = Forge::for_tenant(&mesh, &alpha, 0).await;
+    // The claim outlives the process that gave it.
+    mesh.kill_9("all");
+    mesh.restart("all").await;
+    let send = || {
+        let request = mesh.request(reqwest::Method::POST, "/v1/activities:complete").bearer_auth(&alpha.token);
+        answer(request.header("idempotency-key", "once").json(&complete))
+    };
+    assert_eq!(send().await.0, StatusCode::OK);
+    assert_eq!(send().await.0, StatusCode::OK, "the same key gives the same answer");
+    assert_eq!(ended(&mesh, &alpha.token, &run).await["output"], json!({ "ok": true }));
+    for (body, field) in [
+        (json!({ "queues": [] }), "queues"),
+        (json!({ "queues": ["a b"] }), "queues[0]"),
+        (json!({ "queues": ["a"], "maxTasks": 101 }), "max_tasks"),
+    ] {
+        let (status, refused) = mesh.post("/v1/activities:claim", &alpha.token, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{refused}");
+        assert!(refused.to_string().contains(field), "{refused}");
+    }
+
+    // A token that ends ends its stream; one that may not work gets none.
+    let iat = forge.claims["iat"].as_i64().expect("a number");
+    let short = forge.sign(&json!({ "iat": iat - 890, "exp": iat + 3 }));
+    let mut worker = Worker::connect(&mesh, &short, &["resize"]).await.expect("it is let in");
+    let ended = worker.told.message().await.expect_err("the stream ends");
+    assert_eq!((ended.code(), ended.message().contains("expired")), (Code::Unauthenticated, true), "{ended:?}");
+    let viewer = forge.sign(&json!({ "roles": ["viewer"] }));
+    let refused = Worker::connect(&mesh, &viewer, &["resize"]).await.err().expect("it is refused");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+}

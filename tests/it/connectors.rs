@@ -1,0 +1,229 @@
+//! What tasks do outside of the mesh: HTTP with secrets, mail, language models and events, each against a real peer.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::harness::{Backends, Mesh, Outside, Tenant, eventually, text};
+
+const SECRET: &str = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
+
+/// A mesh whose tasks may call 127.0.0.1, and who they call there.
+struct Stage {
+    mesh: Mesh,
+    web: Outside,
+    mail: Outside,
+    token: String,
+}
+
+impl Stage {
+    async fn set(slug: &str) -> Self {
+        let (web, mail) = (Outside::web().await, Outside::mail().await);
+        let smtp = format!("smtp://127.0.0.1:{}", mail.port);
+        let settings = [
+            ("TENON_WORKFLOW_HTTP_ALLOW_CIDRS", "127.0.0.1/32"),
+            ("TENON_SMTP_URL", smtp.as_str()),
+            ("TENON_SMTP_FROM", "Acme <no-reply@acme.test>"),
+        ];
+        let mesh = Mesh::start_with(Backends::Embedded, &settings).await;
+        let Tenant { token, .. } = mesh.onboard(slug).await;
+        Self { mesh, web, mail, token }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.web.port)
+    }
+
+    async fn secret(&self, id: &str, value: &str, hosts: &[&str]) {
+        let body = json!({ "secretId": id, "value": value, "hosts": hosts });
+        let (status, secret) = self.mesh.post("/v1/secrets", &self.token, &body).await;
+        assert_eq!(status, StatusCode::OK, "{secret}");
+        assert!(!secret.to_string().contains(value), "{secret}");
+    }
+
+    /// A run of one task, once it has ended.
+    async fn run(&self, resource: &str, arguments: Value) -> Value {
+        let task =
+            json!({ "Type": "Task", "Resource": resource, "Arguments": arguments, "TimeoutSeconds": 5, "End": true });
+        let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "A", "States": { "A": task } });
+        let body = json!({ "workflowId": "one-task", "definition": definition });
+        let (status, workflow) = self.mesh.post("/v1/workflows", &self.token, &body).await;
+        assert_eq!(status, StatusCode::OK, "{workflow}");
+        let (status, run) = self.mesh.post("/v1/runs", &self.token, &json!({ "workflow": "one-task" })).await;
+        assert_eq!(status, StatusCode::OK, "{run}");
+        let name = text(&run["name"]);
+        eventually(&format!("{resource} ends"), || async {
+            let (_, run) = self.mesh.get(&format!("/v1/{name}"), &self.token).await;
+            run["endTime"].is_string().then_some(run)
+        })
+        .await
+    }
+
+    async fn error(&self, resource: &str, arguments: Value) -> String {
+        let run = self.run(resource, arguments).await;
+        assert_ne!(run["state"], "SUCCEEDED", "{run}");
+        text(&run["error"])
+    }
+
+    /// Whether a text is anywhere in the database or the log.
+    async fn is_kept(&self, what: &str) -> bool {
+        let sql = "select coalesce(string_agg(h.events::text, ''), '') || coalesce((select string_agg(r::text, '') from
+                   workflow.runs r), '') || coalesce((select string_agg(o::text, '') from mesh.outbox o), '')
+                   from workflow.history h";
+        let mut owner = self.mesh.database.owner().await;
+        let kept: String = sqlx::query_scalar(sql).fetch_one(&mut owner).await.expect("the owner reads everything");
+        assert!(kept.contains("TaskSucceeded") || kept.contains("TaskStateExited"), "there is history: {kept}");
+        kept.contains(what) || self.mesh.log("all").contains(what)
+    }
+
+    async fn metered(&self, meter: &str, quantity: &str) {
+        eventually(&format!("{meter} counts {quantity}"), || async {
+            let (_, usage) = self.mesh.get("/v1/usage", &self.token).await;
+            let mut meters = usage["meters"].as_array()?.iter();
+            meters.find(|row| row["meter"] == meter && row["quantity"] == quantity).map(drop)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_is_called_with_secrets_that_nobody_ever_sees() {
+    let stage = Stage::set("http").await;
+    stage.secret("stripe", SECRET, &["127.0.0.1"]).await;
+    stage.secret("elsewhere", "another-secret", &["api.example.com"]).await;
+    let arguments = json!({
+        "url": stage.url("/echo"),
+        "method": "POST",
+        "headers": { "Authorization": "Bearer ${secrets.stripe}", "x-n": 1 },
+        "query": { "q": "a b", "key": { "$secret": "stripe" } },
+        "body": { "amount": "{% 40 + 2 %}", "nested": ["${secrets.stripe}!"] },
+    });
+    let run = stage.run("http:invoke", arguments.clone()).await;
+    assert_eq!(run["state"], "SUCCEEDED", "{run}");
+    let sent = &stage.web.seen()[0];
+    let name = text(&run["name"]).replace("runs/", "");
+    for part in [
+        format!("authorization: Bearer {SECRET}"),
+        format!("q=a+b&key={SECRET}"),
+        format!("\"nested\":[\"{SECRET}!\"]"),
+        format!("idempotency-key: {name}/"),
+        "\"amount\":42".to_owned(),
+        "content-type: application/json".to_owned(),
+    ] {
+        assert!(sent.contains(&part), "{part} is not in {sent}");
+    }
+    // It was echoed, and the answer shows the reference again.
+    let output = &run["output"];
+    assert_eq!((&output["status"], &output["headers"]["set-cookie"]), (&json!(200), &Value::Null), "{output}");
+    assert!(text(&output["body"]["head"]).contains("Bearer ${secrets.stripe}"), "{output}");
+    assert!(!stage.is_kept(SECRET).await, "the secret is in the history, the events or the log");
+
+    let with = |url: String, secret: &str| json!({ "url": url, "headers": { "x": format!("${{secrets.{secret}}}") } });
+    for (arguments, error) in [
+        (with(stage.url("/echo"), "elsewhere"), "SECRET_NOT_FOR_HOST"),
+        (with(stage.url("/echo"), "nothing"), "SECRET_NOT_FOUND"),
+        (json!({ "url": stage.url("/status/404") }), "Http.StatusCode.404"),
+        (json!({ "url": stage.url("/status/503") }), "Http.StatusCode.503"),
+        (json!({ "url": stage.url("/redirect") }), "Http.StatusCode.302"),
+        (json!({ "url": stage.url("/big") }), "Http.ResponseTooLarge"),
+        (json!({ "url": stage.url("/slow") }), "States.Timeout"),
+        (json!({ "url": "http://127.0.0.2/" }), "Http.AddressRefused"),
+        (json!({ "url": "http://169.254.169.254/latest/meta-data" }), "Http.AddressRefused"),
+        (json!({ "url": "http://[::ffff:10.0.0.1]/" }), "Http.AddressRefused"),
+        (json!({ "url": "http://127.0.0.1:1/" }), "Http.ConnectionFailed"),
+        (json!({ "url": "{% 'ftp://x' %}" }), "INVALID_ARGUMENTS"),
+        (json!({ "url": "{% 'http://u:p@x.test' %}" }), "INVALID_ARGUMENTS"),
+        (json!({ "url": stage.url("/echo"), "headers": { "host": "x" } }), "INVALID_ARGUMENTS"),
+    ] {
+        assert_eq!(stage.error("http:invoke", arguments.clone()).await, error, "{arguments}");
+    }
+    // One that succeeded and three that were answered with an error.
+    stage.metered("connector_calls", "4").await;
+    let (status, page) = stage.mesh.get("/v1/secrets", &stage.token).await;
+    assert_eq!((status, page["secrets"].as_array().map(Vec::len)), (StatusCode::OK, Some(2)), "{page}");
+    assert!(!page.to_string().contains(SECRET), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_models_and_events_reach_their_peers_once() {
+    let stage = Stage::set("peers").await;
+    let arguments = json!({
+        "to": ["ada@b.test", "Bob <bob@b.test>"], "subject": "Grüße", "text": "Hi", "html": "<p>Hi", "fromName": "Shop",
+    });
+    let run = stage.run("email:send", arguments).await;
+    assert_eq!(run["state"], "SUCCEEDED", "{run}");
+    let sent = &stage.mail.seen()[0];
+    let id = text(&run["output"]["messageId"]);
+    assert!(id.starts_with("<run_") && id.ends_with("@acme.test>"), "{id}");
+    assert!(sent.contains(&format!("Message-ID: {id}")) && sent.contains("From: Shop <no-reply@acme.test>"), "{sent}");
+    let to = |to: &str| json!({ "to": to, "subject": "x" });
+    assert_eq!(stage.error("email:send", to("eve@refused.test")).await, "Email.Refused");
+    assert_eq!(stage.error("email:send", to("nobody")).await, "INVALID_ARGUMENTS");
+    assert_eq!(stage.error("email:send", to("{% 'a@b.test\\r\\nBcc: eve@evil.test' %}")).await, "INVALID_ARGUMENTS");
+    assert_eq!(stage.mail.seen().len(), 1, "{:?}", stage.mail.seen());
+
+    let account = json!({ "base_url": stage.url("/v1"), "api_key": SECRET }).to_string();
+    stage.secret("openai", &account, &[]).await;
+    let arguments = json!({
+        "secret": "openai", "model": "test-1", "maxTokens": 100, "responseFormat": { "type": "json_object" },
+        "messages": [{ "role": "user", "content": "a number" }],
+    });
+    let run = stage.run("llm:chat", arguments).await;
+    assert_eq!(
+        (&run["output"]["json"]["n"], &run["output"]["usage"]["total_tokens"]),
+        (&json!(1), &json!(42)),
+        "{run}"
+    );
+    let asked = &stage.web.seen()[0];
+    assert!(
+        asked.contains(&format!("authorization: Bearer {SECRET}")) && asked.contains("\"max_tokens\":100"),
+        "{asked}"
+    );
+    assert!(!stage.is_kept(SECRET).await, "the key is in the history, the events or the log");
+    stage.metered("ai_tokens", "42").await;
+    stage.metered("connector_calls", "2").await;
+
+    let arguments = json!({ "subject": "orders/7", "data": { "total": 42 } });
+    let run = stage.run("event:shop.order.paid.v1", arguments).await;
+    let sql = "select id::text, subject, data::text from mesh.outbox where type = 'shop.order.paid.v1'";
+    let mut owner = stage.mesh.database.owner().await;
+    let rows: Vec<(String, String, String)> = sqlx::query_as(sql).fetch_all(&mut owner).await.expect("it can be read");
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(text(&run["output"]["id"]), format!("evt_{}", rows[0].0.replace('-', "")));
+    assert_eq!((rows[0].1.as_str(), rows[0].2.as_str()), ("orders/7", "{\"total\": 42}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_whose_tasks_cannot_work_is_not_published() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("faulty-tasks").await;
+    for (resource, arguments, field, why) in [
+        ("http:get", json!({ "url": "https://x.test" }), "Resource", "must be http:invoke"),
+        ("https://x.test", json!({}), "Resource", "write http:invoke"),
+        ("ftp:x", json!({}), "Resource", "whose scheme is"),
+        ("http:invoke", json!({ "uri": "https://x.test" }), "Arguments", "needs url"),
+        (
+            "http:invoke",
+            json!({ "url": "https://x.test", "body": 1, "metod": "GET" }),
+            "Arguments/metod",
+            "is not one of",
+        ),
+        ("email:send", json!({ "to": [1], "subject": "x" }), "Arguments/to", "a list of texts"),
+        ("llm:chat", json!({ "secret": "x", "model": "m", "messages": "hi" }), "Arguments/messages", "must be a list"),
+        ("event:tenon.x.y", json!({}), "Resource", "tenon's own"),
+        ("activity:", json!({}), "Resource", "a queue"),
+        ("signal:a/b", json!({}), "Resource", "a name"),
+        ("workflow:A", json!({}), "Resource", "the id of a workflow"),
+        ("approval:", json!({ "description": "x" }), "Arguments", "needs title"),
+    ] {
+        let task = json!({ "Type": "Task", "Resource": resource, "Arguments": arguments, "End": true });
+        let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "A", "States": { "A": task } });
+        let body = json!({ "workflowId": "faulty", "definition": definition });
+        let (status, answer) = mesh.post("/v1/workflows", &token, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{resource}: {answer}");
+        let shown = answer.to_string();
+        assert!(
+            shown.contains(&format!("definition/States/A/{field}\"")) && shown.contains(why),
+            "{resource}: {answer}"
+        );
+    }
+}

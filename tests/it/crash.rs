@@ -4,6 +4,7 @@ mod database;
 mod load;
 mod owners;
 mod signups;
+mod verifier;
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use tokio::sync::Mutex;

@@ -254,3 +254,58 @@ async fn a_key_makes_a_start_once_and_a_batch_is_whole_or_not_at_all() {
     assert_eq!(found("create_time_before=2020-01-01T00:00:00Z").await, Vec::<String>::new());
     assert_eq!(found("create_time_from=2020-01-01T00:00:00Z").await.len(), 50, "a page");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_thousands_do_not_stand_before_anothers_one() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    mesh.lift_limits().await;
+    let (many, one) = (mesh.onboard("many").await, mesh.onboard("one").await);
+    let chain = json!({ "StartAt": "A", "States": {
+        "A": { "Type": "Pass", "Next": "B" }, "B": { "Type": "Pass", "Next": "C" }, "C": { "Type": "Pass", "End": true } } });
+    for tenant in [&many, &one] {
+        publish(&mesh, &tenant.token, "chain", &chain).await;
+    }
+    let requests = vec![json!({ "workflow": "chain" }); 1_000];
+    for _ in 0..2 {
+        let (status, answer) =
+            mesh.post("/v1/runs:batchCreate", &many.token, &json!({ "requests": requests.clone() })).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+    // One that is taken up as those are, and one that starts where it is asked for.
+    for body in [json!({ "workflow": "chain", "idempotencyKey": "due" }), json!({ "workflow": "chain" })] {
+        let name = start(&mesh, &one.token, &body).await;
+        assert_eq!(ended(&mesh, &one.token, &name).await["state"], "SUCCEEDED");
+    }
+    let (_, page) = mesh.get("/v1/runs?state=RUNNING&pageSize=1", &many.token).await;
+    assert_eq!(page["runs"].as_array().map(Vec::len), Some(1), "the one waited for all of the many: {page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_past_its_retention_is_gone_with_its_history() {
+    let mut mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("retention").await;
+    publish(&mesh, &token, "hello", &only(json!({ "Type": "Pass" }))).await;
+    let body = json!({ "workflow": "hello", "attributes": { "colour": "red" } });
+    let (old, new) = (start(&mesh, &token, &body).await, start(&mesh, &token, &body).await);
+    let mut owner = mesh.database.owner().await;
+    let kept = "select count(*) from workflow.runs where purge_at > now() + interval '89 days'";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&mut owner).await.expect("the owner reads all");
+    assert_eq!(kept, 2, "a run is kept for 90 days");
+    let id = old.trim_start_matches("runs/run_");
+    let pass = format!("update workflow.runs set purge_at = now() where id = '{id}'");
+    sqlx::query(sqlx::AssertSqlSafe(pass)).execute(&mut owner).await.expect("the owner changes all");
+    // An engine looks when it starts.
+    mesh.kill_9("all");
+    mesh.restart("all").await;
+    eventually("the old run is gone", || async {
+        (mesh.get(&format!("/v1/{old}"), &token).await.0 == StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+    assert_eq!(mesh.get(&format!("/v1/{new}"), &token).await.0, StatusCode::OK);
+    for table in ["history", "attributes"] {
+        let left = format!("select count(*) from workflow.{table} where run_id = '{id}'");
+        let left: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(left)).fetch_one(&mut owner).await.expect("it reads all");
+        assert_eq!(left, 0, "{table}");
+    }
+}

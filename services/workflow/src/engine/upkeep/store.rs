@@ -77,7 +77,7 @@ pub(super) async fn delete_runs(
 pub(super) async fn delete_keys(tx: &mut SystemTx, limit: i64) -> Result<u64, Error> {
     let deleted = sqlx::query!(
         "delete from workflow.run_keys k using (
-             select tenant_id, key from workflow.run_keys where expires_at < now() limit $1 for update skip locked) as old
+             select tenant_id, key from workflow.run_keys where expires_at < now() limit $1) as old
          where k.tenant_id = old.tenant_id and k.key = old.key",
         limit
     );

@@ -179,6 +179,13 @@ async fn a_dead_workers_task_goes_to_another_and_the_zombie_is_refused() {
     second.complete(&task, "alive").await;
     assert_eq!(second.outcome().await.reason, "");
     assert_eq!(ended(&mesh, &token, &run).await["output"], "alive");
+
+    // A task that kills whoever takes it is given up.
+    let deadly = start(&mesh, &token, "resize", 2).await;
+    second.say(Say::Credits(1)).await;
+    assert_eq!(second.task().await.run, deadly);
+    sql(&mesh)("update workflow.tasks set lease_until = now() - interval '1 s', attempts = 20").await;
+    assert_eq!(ended(&mesh, &token, &deadly).await["error"], "States.HeartbeatTimeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -210,6 +210,9 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     let output = desk.run(&["validate", &good]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("sqs:sendMessage.waitForTaskToken is a resource of AWS"));
+    let envelope = desk.put("envelope.json", &json!({"definition": bad}));
+    let said = String::from_utf8(desk.run(&["validate", &envelope]).stdout).unwrap();
+    assert!(said.lines().count() == 3 && said.lines().all(|line| line.starts_with("/definition/States/")), "{said}");
     let ours = desk.put(
         "ours.json",
         &json!({"StartAt": "A", "States": {"A": {"Type": "Task", "Resource": "grpc:tenon.billing.v1.No/No", "End": true}}}),

@@ -51,14 +51,14 @@ pub(crate) struct Settings {
 }
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
-    let (definition, input, mocks) = match read(settings) {
+    let ((definition, root), input, mocks) = match read(settings) {
         Ok(read) => read,
         Err(why) => return Ok(invalid(&why)),
     };
     let machine = match source::parse(&definition, true) {
         Ok(machine) => machine,
         Err(faults) => {
-            eprint!("{}", source::lines(&faults));
+            eprint!("{}", source::lines(root, &faults));
             return Ok(ExitCode::from(INVALID));
         }
     };
@@ -76,7 +76,7 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
     Ok(if report.has_succeeded() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(settings: &Settings) -> Result<(Value, Value, Mocks)> {
+fn read(settings: &Settings) -> Result<((Value, &'static str), Value, Mocks)> {
     let definition = source::definition(&settings.file)?;
     let input = source::argument("--input", &settings.input)?;
     let mocks = match &settings.mocks {

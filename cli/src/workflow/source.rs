@@ -14,18 +14,21 @@ use tenon_workflow::{
     tasks,
 };
 
-/// Reads a definition: as it is, or in the field `definition` of an envelope.
-pub(super) fn definition(path: &Path) -> Result<Value> {
+/// Reads a definition: as it is, or in the field `definition` of an envelope. With it comes its JSON pointer in the file.
+pub(super) fn definition(path: &Path) -> Result<(Value, &'static str)> {
     let value = json(&text(path)?).with_context(|| format!("{} is not JSON", path.display()))?;
     match value {
         Value::Object(mut fields) if fields.contains_key("definition") && !fields.contains_key("States") => {
             match fields.remove("definition").unwrap_or_default() {
                 // As Step Functions describes a state machine: JSON in a string.
-                Value::String(text) => json(&text).context("the definition in the envelope is not JSON"),
-                definition => Ok(definition),
+                Value::String(text) => {
+                    let definition = json(&text).context("the definition in the envelope is not JSON")?;
+                    Ok((definition, "/definition"))
+                }
+                definition => Ok((definition, "/definition")),
             }
         }
-        value => Ok(value),
+        value => Ok((value, "")),
     }
 }
 
@@ -62,6 +65,6 @@ pub(super) fn parse(definition: &Value, any: bool) -> Result<Machine, Vec<Fault>
 }
 
 /// One line a fault: the pointer, then the reason.
-pub(super) fn lines(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("{} {}\n", fault.pointer, fault.reason.replace('\n', " "))).collect()
+pub(super) fn lines(root: &str, faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("{root}{} {}\n", fault.pointer, fault.reason.replace('\n', " "))).collect()
 }

@@ -16,7 +16,7 @@ pub(crate) struct Settings {
 }
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
-    let definition = match source::definition(&settings.file) {
+    let (definition, root) = match source::definition(&settings.file) {
         Ok(definition) => definition,
         Err(why) => {
             // A fault of the whole definition: its pointer is empty.
@@ -26,7 +26,7 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
     };
     match source::parse(&definition, false) {
         Err(faults) => {
-            print!("{}", source::lines(&faults));
+            print!("{}", source::lines(root, &faults));
             Ok(ExitCode::from(INVALID))
         }
         Ok(machine) => {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, Value};
 use reqwest::Method as Verb;
 use serde_json::json;
 use tenon_proto::policy::{Contract, Method};
@@ -24,6 +24,8 @@ pub struct Route {
     /// `/v1/{name=runs/*}:cancel`
     pub template: String,
     pub takes_body: bool,
+    /// Its body is of any media type.
+    pub takes_any_media: bool,
 }
 
 /// (field, pattern) of each variable in a path.
@@ -88,5 +90,8 @@ fn route(contract: &Contract, method: &MethodDescriptor) -> Option<Route> {
     let verbs = [Verb::GET, Verb::PUT, Verb::POST, Verb::DELETE, Verb::PATCH];
     let bound = |verb: &Verb| rule.get(verb.as_str().to_lowercase())?.as_str().map(str::to_owned);
     let (verb, template) = verbs.into_iter().find_map(|verb| bound(&verb).map(|path| (verb, path)))?;
-    Some(Route { verb, template, takes_body })
+    let field = rule["body"].as_str().and_then(|field| method.input().get_field_by_name(field));
+    let is_http_body = |kind: Kind| kind.as_message().is_some_and(|body| body.full_name() == "google.api.HttpBody");
+    let takes_any_media = field.is_some_and(|field| is_http_body(field.kind()));
+    Some(Route { verb, template, takes_body, takes_any_media })
 }

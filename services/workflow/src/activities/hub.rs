@@ -171,8 +171,12 @@ impl Activities {
         // Nobody takes what is not asked for: a process without workers leaves leases to others.
         if judges && self.0.hub.has_streams() {
             let mut tx = self.0.db.system().await?;
+            let failed = store::delete_abandoned(&mut tx).await?;
             store::reopen(&mut tx).await?;
             tx.commit().await?;
+            if failed > 0 {
+                self.0.waker.wake();
+            }
         }
         let asked = self.0.hub.asked();
         if asked.is_empty() {

@@ -7,10 +7,12 @@ use tenon_chassis::{SystemTx, TenantId, TenantTx, id};
 use uuid::Uuid;
 
 use super::model::{Attempt, Ending, LEASE_S, Task};
-use crate::error::Error;
+use crate::{asl::Failure, error::Error};
 
 /// Tasks whose claims are ended in one statement.
 const REOPENED_MAX: i64 = 1_000;
+/// Workers that may die over one task: one more is not tried.
+const ATTEMPTS_MAX: i32 = 20;
 /// Open tasks of a queue that are counted.
 const COUNTED_MAX: i64 = 200;
 
@@ -171,6 +173,55 @@ pub(super) async fn release(tx: &mut TenantTx, attempts: &[Attempt]) -> Result<(
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Fails tasks whose workers have died so often that it is the task that kills them, of any tenant.
+pub(super) async fn delete_abandoned(tx: &mut SystemTx) -> Result<u64, Error> {
+    let lost = sqlx::query!(
+        "select tenant_id, run_id, token from workflow.tasks
+         where state = 'CLAIMED' and lease_until < now() and attempts >= $1 order by lease_until limit $2",
+        ATTEMPTS_MAX,
+        REOPENED_MAX
+    );
+    let lost = lost.fetch_all(&mut *tx).await?;
+    if lost.is_empty() {
+        return Ok(0);
+    }
+    let tenants: Vec<Uuid> = lost.iter().map(|row| row.tenant_id).collect();
+    let runs: Vec<Uuid> = lost.iter().map(|row| row.run_id).collect();
+    let tokens: Vec<i64> = lost.iter().map(|row| row.token).collect();
+    sqlx::query!(
+        "select from workflow.runs r join unnest($1::uuid[], $2::uuid[]) as k (tenant_id, run_id)
+             on r.tenant_id = k.tenant_id and r.id = k.run_id
+         order by r.tenant_id, r.id for no key update of r",
+        &tenants,
+        &runs
+    )
+    .execute(&mut *tx)
+    .await?;
+    let cause = format!("{ATTEMPTS_MAX} workers in turn took it and showed no more sign of life");
+    let payload = json!({"error": Failure::HEARTBEAT_TIMEOUT, "cause": cause}).to_string();
+    let failed = sqlx::query!(
+        "with gone as (
+             delete from workflow.tasks t
+             using unnest($1::uuid[], $2::uuid[], $3::bigint[]) as k (tenant_id, run_id, token)
+             where t.tenant_id = k.tenant_id and t.run_id = k.run_id and t.token = k.token
+               and t.state = 'CLAIMED' and t.lease_until < now()
+             returning t.tenant_id, t.run_id, t.token),
+         due as (
+             update workflow.runs r set mail = r.mail + g.letters, due_at = now()
+             from (select tenant_id, run_id, count(*)::int as letters from gone group by tenant_id, run_id) as g
+             where r.tenant_id = g.tenant_id and r.id = g.run_id and r.ended_at is null
+             returning r.tenant_id, r.id, r.partition)
+         insert into workflow.messages (tenant_id, run_id, id, partition, kind, token, payload)
+         select gone.tenant_id, gone.run_id, gen_random_uuid(), due.partition, 'TASK_FAILED', gone.token, $4::text::json
+         from gone join due on due.tenant_id = gone.tenant_id and due.id = gone.run_id",
+        &tenants,
+        &runs,
+        &tokens,
+        payload
+    );
+    Ok(failed.execute(tx).await?.rows_affected())
 }
 
 /// Opens tasks whose claims ran out, of any tenant.

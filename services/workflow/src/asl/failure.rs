@@ -18,7 +18,7 @@ impl Failure {
     pub const RUNTIME: &str = "States.Runtime";
     pub const DATA_LIMIT_EXCEEDED: &str = "States.DataLimitExceeded";
     pub(super) const ALL: &str = "States.ALL";
-    pub(super) const HEARTBEAT_TIMEOUT: &str = "States.HeartbeatTimeout";
+    pub const HEARTBEAT_TIMEOUT: &str = "States.HeartbeatTimeout";
     pub(super) const QUERY_EVALUATION_ERROR: &str = "States.QueryEvaluationError";
     pub(super) const INTRINSIC_FAILURE: &str = "States.IntrinsicFailure";
     pub(super) const RESULT_PATH_MATCH_FAILURE: &str = "States.ResultPathMatchFailure";

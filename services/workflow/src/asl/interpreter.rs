@@ -47,23 +47,19 @@ pub(super) struct Interpreter<'h> {
     /// Whether flows were let go of, and their commands with them.
     pub(super) abandoned: bool,
     entered: u32,
-    /// The history has no room but for its last event.
-    exhausted: bool,
 }
 
 impl<'h> Interpreter<'h> {
     pub(super) fn new(head: &'h mut Head, now: DateTime<Utc>) -> Self {
         let (events, commands) = (Vec::new(), Vec::new());
-        Self { head, now, events, commands, abandoned: false, entered: 0, exhausted: false }
+        Self { head, now, events, commands, abandoned: false, entered: 0 }
     }
 
     /// Enters states until the flow waits or ends.
     pub(super) fn run(&mut self, states: &States, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Progress {
         loop {
-            if self.exhausted {
-                let cause = format!("The execution reached the maximum number of history events ({EVENTS_MAX}).");
-                let failure = Failure::new(Failure::RUNTIME, cause);
-                return Progress::Failed(Trouble { failure, nature: Nature::Over });
+            if let Some(trouble) = self.full() {
+                return Progress::Failed(trouble);
             }
             if self.entered >= ENTERED_MAX {
                 flow.waiting = Waiting::Pause(self.start_timer(self.now));
@@ -121,6 +117,9 @@ impl<'h> Interpreter<'h> {
     /// Does what the state does, for the first time or again.
     fn begin(&mut self, state: &State, flow: &mut Flow, outer: Option<&Frame<'_>>) -> Turn {
         flow.waiting = Waiting::Ready;
+        if let Some(trouble) = self.full() {
+            return Turn::Failed(trouble);
+        }
         self.act(state, flow, outer).unwrap_or_else(|trouble| self.fail(state, flow, outer, trouble))
     }
 
@@ -354,11 +353,21 @@ impl<'h> Interpreter<'h> {
             // The items of a distributed Map have histories of their own, which nobody keeps.
             return previous + 1;
         }
-        if self.head.last_event + 1 >= EVENTS_MAX {
-            self.exhausted = true;
+        if self.is_full() {
             return previous;
         }
         self.end(previous, kind, state, details)
+    }
+
+    /// Whether the history has no room but for its last event.
+    fn is_full(&self) -> bool {
+        self.head.last_event + 1 >= EVENTS_MAX
+    }
+
+    fn full(&self) -> Option<Trouble> {
+        let cause = || format!("The execution reached the maximum number of history events ({EVENTS_MAX}).");
+        let trouble = || Trouble { failure: Failure::new(Failure::RUNTIME, cause()), nature: Nature::Over };
+        self.is_full().then(trouble)
     }
 
     /// Adds the last event, for which there is always room.

@@ -375,6 +375,10 @@ fn an_endless_loop_ends_with_event_25000() {
     let last = report["events"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["id"], &last["type"]), (&json!(25_000), &json!("ExecutionFailed")));
     assert_eq!(report["cause"], "The execution reached the maximum number of history events (25000).");
+    let retry = json!([{"ErrorEquals": ["E"], "IntervalSeconds": 0, "MaxAttempts": 99_999_999}]);
+    let task = json!({"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Retry": retry});
+    let report = run_with(&only(task), json!({}), &json!({"S": [{"throw": {"error": "E"}}]}));
+    assert_eq!(report["events"].as_array().map(Vec::len), Some(25_000));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tenon_proto::workflow::v1::{
     BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
     ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
     ListRunsResponse, PauseRunRequest, ResumeRunRequest, RetryRunRequest, Run, SignalRunRequest, SignalRunResponse,
-    TerminateRunRequest,
+    TerminateRunRequest, WatchRunRequest, WatchRunResponse,
     run_service_client::RunServiceClient,
     run_service_server::{RunService, RunServiceServer},
 };
@@ -74,6 +74,12 @@ impl RunService for Bare {
     }
 
     async fn retry_run(&self, _: Request<RetryRunRequest>) -> Result<Response<Run>, Status> {
+        Err(Status::unimplemented("the control only gets"))
+    }
+
+    type WatchRunStream = tonic::codegen::BoxStream<WatchRunResponse>;
+
+    async fn watch_run(&self, _: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
         Err(Status::unimplemented("the control only gets"))
     }
 

@@ -12,3 +12,7 @@ create index runs_parked on workflow.runs (partition, tenant_id) where paused = 
 -- With the tenant, so that those who wait behind another tenant's thousands are found without reading their rows.
 drop index workflow.runs_due;
 create index runs_due on workflow.runs (partition, due_at) include (tenant_id) where due_at is not null;
+
+-- A key is kept with what it is for before it.
+alter table workflow.run_keys
+    drop constraint run_keys_key_check, add constraint run_keys_key_check check (length(key) between 1 and 512);

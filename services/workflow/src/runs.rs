@@ -8,6 +8,7 @@ pub(crate) mod rpc;
 pub mod start;
 pub(crate) mod store;
 pub(crate) mod template;
+mod watch;
 
 use std::sync::Arc;
 

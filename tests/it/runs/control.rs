@@ -3,6 +3,8 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use tenon_proto::workflow::v1::{WatchRunRequest, run::State, run_service_client::RunServiceClient};
+
 use super::{ended, history, only, publish, reason, start};
 use crate::harness::{Backends, Mesh, Tenant, eventually, text};
 
@@ -308,4 +310,31 @@ async fn a_run_past_its_retention_is_gone_with_its_history() {
             sqlx::query_scalar(sqlx::AssertSqlSafe(left)).fetch_one(&mut owner).await.expect("it reads all");
         assert_eq!(left, 0, "{table}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_everything_until_the_end() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("watches").await;
+    publish(&mesh, &token, "listens", &listens()).await;
+    let name = start(&mesh, &token, &json!({ "workflow": "listens" })).await;
+    let mut client = RunServiceClient::new(mesh.grpc("workflow"));
+    let mut request = tonic::Request::new(WatchRunRequest { name: name.clone(), after_event_id: 0 });
+    let bearer = format!("Bearer {token}").parse().expect("a token is a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut stream = client.watch_run(request).await.expect("the run is there").into_inner();
+    let first = stream.message().await.expect("it streams").expect("it has not ended");
+    assert_eq!(first.run.map(|run| run.name), Some(name.clone()));
+    for signal in ["go", "stop"] {
+        call(&mesh, &token, &name, "signal", json!({ "signal": signal })).await;
+    }
+    let (mut events, mut last) = (first.events, None);
+    while let Some(seen) = stream.message().await.expect("it streams to the end") {
+        events.extend(seen.events);
+        last = seen.run;
+    }
+    assert_eq!(last.map(|run| run.state()), Some(State::Succeeded));
+    let ids: Vec<i64> = events.iter().map(|event| event.id).collect();
+    let all = history(&mesh, &token, &name).await;
+    assert_eq!(ids, (1..=i64::try_from(all.len()).expect("a few")).collect::<Vec<_>>(), "each event once, in order");
 }

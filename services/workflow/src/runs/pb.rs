@@ -10,11 +10,10 @@ use super::{
     explain::{Code, Why},
     model::{self, Filter, NewRun, Trigger},
     rpc::starter,
+    start::KEY_MAX,
 };
 use crate::{error::Error, json as pb_json, workflows};
 
-/// Characters of an idempotency key.
-const KEY_MAX: usize = 255;
 /// Characters of a concurrency key.
 const CONCURRENCY_KEY_MAX: usize = 256;
 const CONCURRENCY_MAX: i32 = 10_000;

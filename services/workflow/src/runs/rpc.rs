@@ -1,7 +1,8 @@
 //! RunService.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
+use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, paging::Page};
@@ -9,12 +10,13 @@ use tenon_proto::workflow::v1::{
     BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
     ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
     ListRunsResponse, PauseRunRequest, ResumeRunRequest, RetryRunRequest, Run, SignalRunRequest, SignalRunResponse,
-    TerminateRunRequest, run_service_server::RunService,
+    TerminateRunRequest, WatchRunRequest, WatchRunResponse, run_service_server::RunService,
 };
 use tokio::{
-    sync::broadcast::Receiver,
+    sync::{broadcast::Receiver, mpsc},
     time::{Instant, timeout_at},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -26,6 +28,7 @@ use super::{
     pb,
     start::Started,
     store,
+    watch::{Seen, Watch},
 };
 use crate::{
     asl::Execution,
@@ -38,6 +41,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile, should the engine be another process's.
 const LOOK: Duration = Duration::from_millis(100);
+/// Changes that a watcher may lag behind before the watch waits for it.
+const WATCHED_AHEAD: usize = 16;
 /// Characters of a reason.
 const REASON_MAX: usize = 500;
 /// Runs of one batch.
@@ -231,6 +236,33 @@ impl RunService for Runs {
         Ok(response)
     }
 
+    type WatchRunStream = Pin<Box<dyn Stream<Item = Result<WatchRunResponse, Status>> + Send>>;
+
+    async fn watch_run(&self, request: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let id = model::id_of(&request.name).ok_or(Error::RunNotFound)?;
+        let mut tx = self.db.begin(&caller).await?;
+        store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
+        tx.commit().await?;
+        let (sender, told) = mpsc::channel(WATCHED_AHEAD);
+        let watch = Watch { db: self.db.clone(), mesh: self.mesh.clone(), caller, id, after: request.after_event_id };
+        let (changes, stop) = (self.waker.changes(), self.mesh.draining.clone());
+        self.mesh.tasks.spawn(async move {
+            // A process that is about to stop lets go of its watchers: they come to another.
+            let watched = stop.run_until_cancelled(watch.run(changes, &sender)).await;
+            if let Some(Err(status)) = watched {
+                // Whoever watched has gone away when this fails.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        let told = ReceiverStream::new(told).map(|told| {
+            let Seen { run, events } = told?;
+            Ok(WatchRunResponse { run: Some(run.into()), events: events.into_iter().map(Into::into).collect() })
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+
     async fn explain_run(&self, request: Request<ExplainRunRequest>) -> Result<Response<ExplainRunResponse>, Status> {
         let caller = Caller::of(&request)?;
         let id = model::id_of(&request.into_inner().name).ok_or(Error::RunNotFound)?;
@@ -302,7 +334,7 @@ impl Runs {
 }
 
 /// Returns when the engine of this process has written the run, or may have.
-async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (TenantId, RunId)) {
+pub(super) async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (TenantId, RunId)) {
     while changes.recv().await.is_ok_and(|changed| changed != run) {}
 }
 

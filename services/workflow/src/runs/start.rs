@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tenon_chassis::{Fault, TenantTx};
+use tonic::Code;
 
 use super::{
     model::{NewRun, Run, RunId, partition},
@@ -17,6 +18,9 @@ use crate::{error::Error, workflows::rules::Admission};
 
 /// Runs of one concurrency key that wait for their turn at most.
 pub(crate) const QUEUED_MAX: i64 = 10_000;
+
+/// Characters of an idempotency key.
+pub(crate) const KEY_MAX: usize = 255;
 
 /// What a start led to.
 #[derive(Debug)]
@@ -153,6 +157,10 @@ pub(crate) fn admitted(mut new: NewRun, template: &Template) -> Result<NewRun, F
     let Admission { concurrency, entity_id, idempotency_key, attributes, .. } = template.rules.admit(&new.input)?;
     new.concurrency = concurrency.or(new.concurrency);
     new.idempotency_key = new.idempotency_key.or(idempotency_key);
+    if new.idempotency_key.as_ref().is_some_and(|key| key.chars().count() > KEY_MAX) {
+        let why = format!("idempotencyKey: must have at most {KEY_MAX} characters");
+        return Err(Fault::new(Code::InvalidArgument, "INVALID_INPUT", why.clone()).violation("input", why));
+    }
     if new.entity_id.is_empty()
         && let Some(entity_id) = entity_id
     {

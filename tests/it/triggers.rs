@@ -225,10 +225,13 @@ async fn the_secret_before_verifies_for_a_while_and_meta_is_answered() {
     assert_eq!((status, reason(&answer).as_str()), (StatusCode::UNAUTHORIZED, "SIGNATURE_INVALID"), "{answer}");
 }
 
+/// The headers and the body of a request.
+type Sent = (HashMap<String, String>, String);
+
 /// Takes requests, answers what it is told to, and keeps what came: (headers, body).
 struct Receiver {
     url: String,
-    seen: Arc<Mutex<Vec<(HashMap<String, String>, String)>>>,
+    seen: Arc<Mutex<Vec<Sent>>>,
 }
 
 impl Receiver {

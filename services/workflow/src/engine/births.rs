@@ -103,7 +103,7 @@ impl Engine {
             let latest = latest.get(&(tenant.uuid(), new.workflow_id.clone())).cloned();
             match self.embody(tenant, new, latest) {
                 Ok((active, new, created_at)) => {
-                    born.push((active, Newborn { new, created_at, meter, reply: Some(reply) }))
+                    born.push((active, Newborn { new, created_at, meter, reply: Some(reply) }));
                 }
                 Err(why) => drop(reply.send(Err(why))),
             }
@@ -236,7 +236,9 @@ impl Newborn {
             ended_at: update.ended_at,
         };
         // The caller has gone away when this fails; the run is there all the same.
-        let _ = reply.map(|reply| reply.send(Ok(run)));
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(run));
+        }
     }
 
     /// Tells the caller that it has to be tried again.
@@ -246,12 +248,16 @@ impl Newborn {
 
     /// Does not let the caller wait any longer: the run may be there or come to be.
     pub(super) fn give_up_waiting(&mut self) {
-        let _ = self.reply.take().map(|reply| reply.send(Err(NotBorn::Refused(unavailable()))));
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Err(NotBorn::Refused(unavailable())));
+        }
     }
 
     /// Tells the caller to add the run as due.
     pub(super) fn send_elsewhere(self) {
-        let _ = self.reply.map(|reply| reply.send(Err(NotBorn::Elsewhere(Box::new(self.new)))));
+        if let Some(reply) = self.reply {
+            let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(self.new))));
+        }
     }
 }
 

@@ -202,17 +202,6 @@ impl Scope {
 }
 
 impl State {
-    /// Every state that this one can lead to.
-    pub(super) fn successors(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.next.as_deref().into_iter().collect();
-        names.extend(self.catch.iter().map(|catcher| catcher.next.as_str()));
-        if let Kind::Choice { rules, default } = &self.kind {
-            names.extend(rules.iter().map(|rule| rule.next.as_str()));
-            names.extend(default.as_deref());
-        }
-        names
-    }
-
     /// The scopes inside of this state with the pointer of each below the state.
     pub(super) fn inner(&self) -> Vec<(String, &Scope)> {
         match &self.kind {

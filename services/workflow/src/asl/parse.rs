@@ -38,8 +38,9 @@ pub fn parse(definition: &Value, check_task: CheckTask<'_>) -> Result<Machine, V
     let language = language::implied(definition);
     let mut parser = Parser { faults: Vec::new(), check_task, language, jsonata_only: false, depth: 0 };
     let machine = parser.machine(definition);
+    check::transitions(definition, &mut parser.faults);
     if let Some(machine) = &machine {
-        check::machine(machine, &mut parser.faults);
+        check::names(machine, &mut parser.faults);
     }
     match machine {
         Some(machine) if parser.faults.is_empty() => Ok(machine),

@@ -18,15 +18,15 @@ impl Report {
         matches!(self.outcome, Outcome::Succeeded { .. })
     }
 
-    /// `status`, `output`, `error`, `cause` and `events`. As DescribeExecution of Step Functions, it has an error and a
-    /// cause only when it failed; what it does not have is null.
+    /// `status`, `output`, `error`, `cause` and `events`; what it does not have is null. The error of a timeout is the one
+    /// that its last event names.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let text = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
         let (status, output, error, cause) = match &self.outcome {
             Outcome::Succeeded { output } => ("SUCCEEDED", output.clone(), Value::Null, Value::Null),
             Outcome::Failed(failure) => ("FAILED", Value::Null, text(&failure.error), text(&failure.cause)),
-            Outcome::TimedOut(_) => ("TIMED_OUT", Value::Null, Value::Null, Value::Null),
+            Outcome::TimedOut(failure) => ("TIMED_OUT", Value::Null, text(&failure.error), text(&failure.cause)),
             Outcome::Cancelled { cause } => ("ABORTED", Value::Null, Value::Null, text(cause)),
         };
         let events: Vec<Value> = self.events.iter().map(|(time, event)| shown(*time, event)).collect();

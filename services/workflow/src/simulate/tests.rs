@@ -365,7 +365,7 @@ fn waits_pass_on_virtual_time_and_a_deadline_cuts_them() {
     let report = run(&late, json!({}));
     assert_eq!(story(&report)[2..], ["ExecutionTimedOut 3<0"]);
     assert_eq!(details(&report, 3), &json!({"error": "States.Timeout"}));
-    assert_eq!((&report["status"], &report["error"]), (&json!("TIMED_OUT"), &Value::Null));
+    assert_eq!((&report["status"], &report["error"]), (&json!("TIMED_OUT"), &json!("States.Timeout")));
 }
 
 #[test]

@@ -57,7 +57,8 @@ pub(super) struct Newborn {
     pub(super) new: NewRun,
     pub(super) created_at: DateTime<Utc>,
     meter: Option<String>,
-    reply: oneshot::Sender<Result<Run, NotBorn>>,
+    /// Absent once the caller was told that nobody knows.
+    reply: Option<oneshot::Sender<Result<Run, NotBorn>>>,
 }
 
 /// The version that a new run gets.
@@ -101,7 +102,9 @@ impl Engine {
         for Birth { tenant, new, meter, reply, .. } in here {
             let latest = latest.get(&(tenant.uuid(), new.workflow_id.clone())).cloned();
             match self.embody(tenant, new, latest) {
-                Ok((active, new, created_at)) => born.push((active, Newborn { new, created_at, meter, reply })),
+                Ok((active, new, created_at)) => {
+                    born.push((active, Newborn { new, created_at, meter, reply: Some(reply) }));
+                }
                 Err(why) => drop(reply.send(Err(why))),
             }
         }
@@ -233,17 +236,28 @@ impl Newborn {
             ended_at: update.ended_at,
         };
         // The caller has gone away when this fails; the run is there all the same.
-        let _ = reply.send(Ok(run));
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(run));
+        }
     }
 
     /// Tells the caller that it has to be tried again.
-    pub(super) fn refuse(self) {
-        let _ = self.reply.send(Err(NotBorn::Refused(unavailable())));
+    pub(super) fn refuse(mut self) {
+        self.give_up_waiting();
+    }
+
+    /// Does not let the caller wait any longer: the run may be there or come to be.
+    pub(super) fn give_up_waiting(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Err(NotBorn::Refused(unavailable())));
+        }
     }
 
     /// Tells the caller to add the run as due.
     pub(super) fn send_elsewhere(self) {
-        let _ = self.reply.send(Err(NotBorn::Elsewhere(Box::new(self.new))));
+        if let Some(reply) = self.reply {
+            let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(self.new))));
+        }
     }
 }
 

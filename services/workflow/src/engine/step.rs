@@ -5,6 +5,7 @@ mod store;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use tracing::Instrument;
 use super::{
     Engine,
     active::{Key, Rest, Taken, Work},
-    births::{self, Birth, Newborn},
+    births::{self, Birth, Newborn, NotBorn},
     change::Advanced,
     store::lock_partitions,
 };
@@ -95,6 +96,7 @@ impl Engine {
                 Err(error) => {
                     tracing::warn!(%error, runs = batch.len(), "steps were not written; they are tried again");
                     batches.push(batch);
+                    self.turn_away(batches.iter_mut().flatten());
                     if self.stop.is_cancelled() {
                         // Nothing was acknowledged or called: whoever comes next does these steps again.
                         batches.into_iter().flatten().filter_map(|step| step.newborn).for_each(Newborn::refuse);
@@ -104,6 +106,15 @@ impl Engine {
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
+        }
+    }
+
+    /// While nothing can be written nobody waits here: callers are told so, and new ones ask the database themselves.
+    fn turn_away<'s>(&mut self, steps: impl Iterator<Item = &'s mut Advanced>) {
+        self.waker.works.store(false, Ordering::Relaxed);
+        steps.filter_map(|step| step.newborn.as_mut()).for_each(Newborn::give_up_waiting);
+        while let Some(birth) = self.waiting.pop().or_else(|| self.births.try_recv().ok()) {
+            let _ = birth.reply.send(Err(NotBorn::Elsewhere(Box::new(birth.new))));
         }
     }
 

@@ -116,7 +116,8 @@ impl Execution {
     ) -> Self {
         let root = Flow::new(&machine.scope.start_at, input.clone(), 0, started_at);
         let (id, workflow, role, undos) = (id.to_owned(), workflow.to_owned(), String::new(), Vec::new());
-        let head = Head { id, workflow, role, input, started_at, seed, last_event: 0, last_token: 0, undos };
+        let head =
+            Head { id, workflow, role, input, started_at, seed, last_event: 0, last_token: 0, events_max: None, undos };
         Self { head, root, deadline: None, unwinding: None, outcome: None, timeout_seconds: None }
     }
 
@@ -127,10 +128,11 @@ impl Execution {
         self
     }
 
-    /// Bounds the time that the execution may take, beside what its definition says.
+    /// Bounds the time that the execution may take, beside what its definition says, and its history.
     #[must_use]
-    pub fn within(mut self, timeout_seconds: Option<u32>) -> Self {
+    pub fn within(mut self, timeout_seconds: Option<u32>, history_events: Option<u32>) -> Self {
         self.timeout_seconds = timeout_seconds;
+        self.head.events_max = history_events.map(u64::from);
         self
     }
 

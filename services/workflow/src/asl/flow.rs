@@ -24,6 +24,9 @@ pub(super) struct Head {
     pub(super) seed: u64,
     pub(super) last_event: u64,
     pub(super) last_token: u64,
+    /// The longest history, when that is less than anyone's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) events_max: Option<u64>,
     /// What undoes the states that succeeded, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) undos: Vec<Undo>,

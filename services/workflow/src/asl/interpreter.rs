@@ -361,11 +361,15 @@ impl<'h> Interpreter<'h> {
 
     /// Whether the history has no room but for its last event.
     fn is_full(&self) -> bool {
-        self.head.last_event + 1 >= EVENTS_MAX
+        self.head.last_event + 1 >= self.most()
+    }
+
+    fn most(&self) -> u64 {
+        self.head.events_max.map_or(EVENTS_MAX, |most| most.min(EVENTS_MAX))
     }
 
     fn full(&self) -> Option<Trouble> {
-        let cause = || format!("The execution reached the maximum number of history events ({EVENTS_MAX}).");
+        let cause = || format!("The execution reached the maximum number of history events ({}).", self.most());
         let trouble = || Trouble { failure: Failure::new(Failure::RUNTIME, cause()), nature: Nature::Over };
         self.is_full().then(trouble)
     }

@@ -191,7 +191,7 @@ pub(super) fn begin(about: &About, template: &Template, input: Value, created_at
     let (id, workflow) = (format!("runs/{run}"), format!("workflows/{}", about.workflow_id));
     let (_, seed) = run.uuid().as_u64_pair();
     let execution = Execution::new(&template.machine, &id, &workflow, input, seed, created_at);
-    execution.within(template.timeout_seconds())
+    execution.within(template.timeout_seconds(), template.history_events())
 }
 
 impl Newborn {

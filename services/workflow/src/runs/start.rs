@@ -154,7 +154,7 @@ impl Starter {
 
 /// The run with what the rules of its workflow make of its input.
 pub(crate) fn admitted(mut new: NewRun, template: &Template) -> Result<NewRun, Fault> {
-    let Admission { concurrency, entity_id, idempotency_key, attributes, .. } = template.rules.admit(&new.input)?;
+    let Admission { concurrency, entity_id, idempotency_key, attributes } = template.rules.admit(&new.input)?;
     new.concurrency = concurrency.or(new.concurrency);
     new.idempotency_key = new.idempotency_key.or(idempotency_key);
     if new.idempotency_key.as_ref().is_some_and(|key| key.chars().count() > KEY_MAX) {

@@ -66,6 +66,11 @@ impl Template {
         self.rules.envelope().run_timeout_s.and_then(|seconds| u32::try_from(seconds).ok())
     }
 
+    /// How many events its history may have, by the envelope.
+    pub(crate) fn history_events(&self) -> Option<u32> {
+        u32::try_from(self.rules.envelope().limits.history_events).ok().filter(|events| *events > 0)
+    }
+
     /// How many days a run is kept after its end, by the envelope.
     pub(crate) fn retention_days(&self) -> Option<i32> {
         Some(self.rules.envelope().retention_days).filter(|days| *days > 0)

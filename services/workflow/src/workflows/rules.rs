@@ -36,9 +36,6 @@ pub struct Admission {
     pub idempotency_key: Option<String>,
     /// What the run is searched by, a JSON object of texts, numbers and booleans.
     pub attributes: Map<String, Value>,
-    pub timeout_seconds: Option<u32>,
-    pub retention_days: Option<i32>,
-    pub history_events: Option<u32>,
 }
 
 impl fmt::Debug for Rules {
@@ -110,16 +107,11 @@ impl Rules {
                 _ => return Err(refused(&format!("searchAttributes.{name}"), "is a list or a map".to_owned())),
             }
         }
-        let envelope = &self.envelope;
-        let positive = |number: i32| u32::try_from(number).ok().filter(|number| *number > 0);
         Ok(Admission {
-            concurrency: envelope.concurrency.as_ref().map(|concurrency| (key, concurrency.limit)),
+            concurrency: self.envelope.concurrency.as_ref().map(|concurrency| (key, concurrency.limit)),
             entity_id: text(&self.entity_id, "entityId")?,
             idempotency_key: text(&self.idempotency_key, "idempotencyKey")?,
             attributes,
-            timeout_seconds: envelope.run_timeout_s.and_then(|seconds| u32::try_from(seconds).ok()),
-            retention_days: Some(envelope.retention_days).filter(|days| *days > 0),
-            history_events: positive(envelope.limits.history_events),
         })
     }
 
@@ -168,7 +160,6 @@ mod tests {
         assert_eq!(admission.concurrency, Some(("c1".to_owned(), 2)));
         assert_eq!((admission.entity_id.as_deref(), admission.idempotency_key), (Some("c1"), None));
         assert_eq!(Value::Object(admission.attributes), json!({"customer": "c1", "n": 7}));
-        assert_eq!(admission.timeout_seconds, Some(60));
         for bad in [
             json!({"n": 1}),
             json!({"customer": "c", "n": "x"}),

@@ -491,12 +491,10 @@ fn hostile_paths_and_templates_are_capped() {
 
 #[test]
 fn a_history_may_be_bounded_further() {
-    let loops = json!({"StartAt": "A", "States": {"A": {"Type": "Pass", "Next": "A"}}});
-    let mut world = World::new(&loops, json!({}));
+    let mut world = World::new(&json!({"StartAt": "A", "States": {"A": {"Type": "Pass", "Next": "A"}}}), json!({}));
     world.execution =
         Execution::new(&world.machine, "runs/run_1", "workflows/test", json!({}), 7, start()).within(None, Some(9));
     let outcome = world.run(|_, _, _| unreachable!("there is no task"));
-    assert!(matches!(outcome, Outcome::Failed(ref failure) if failure.cause.contains("(9)")), "{outcome:?}");
-    assert_eq!(world.kinds().last(), Some(&"ExecutionFailed"));
-    assert_eq!(world.events.len(), 9);
+    assert!(matches!(&outcome, Outcome::Failed(failure) if failure.cause.contains("(9)")), "{outcome:?}");
+    assert_eq!((world.kinds().last(), world.events.len()), (Some(&"ExecutionFailed"), 9));
 }

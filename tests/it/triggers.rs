@@ -252,14 +252,14 @@ impl Receiver {
         Self { url, seen }
     }
 
-    async fn requests(&self, count: usize) -> Vec<(HashMap<String, String>, String)> {
+    async fn requests(&self, count: usize) -> Vec<Sent> {
         let enough = || async { Some(self.seen.lock().unwrap().clone()).filter(|seen| seen.len() >= count) };
         eventually(&format!("{count} requests"), enough).await
     }
 }
 
 /// Reads one request of HTTP/1.1 and closes.
-async fn serve(stream: tokio::net::TcpStream, status: u16) -> Option<(HashMap<String, String>, String)> {
+async fn serve(stream: tokio::net::TcpStream, status: u16) -> Option<Sent> {
     let mut stream = BufReader::new(stream);
     let mut headers = HashMap::new();
     let mut line = String::new();
@@ -278,7 +278,7 @@ async fn serve(stream: tokio::net::TcpStream, status: u16) -> Option<(HashMap<St
 }
 
 /// Whether one of the signatures of a request is of this secret (Standard Webhooks).
-fn is_signed(secret: &str, (headers, body): &(HashMap<String, String>, String)) -> bool {
+fn is_signed(secret: &str, (headers, body): &Sent) -> bool {
     let key = BASE64_STANDARD.decode(secret.trim_start_matches("whsec_")).unwrap();
     let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&key).unwrap();
     mac.update(format!("{}.{}.{body}", headers["webhook-id"], headers["webhook-timestamp"]).as_bytes());

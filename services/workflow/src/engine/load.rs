@@ -51,6 +51,7 @@ impl Engine {
         for row in rows {
             let (key, about, mail) = (row.key(), row.about(self.config.workflow_retention_days), row.mail);
             let (queued, hold) = (row.state == State::Queued.as_str(), row.paused.clone().map(Hold));
+            self.await_birth(key).await;
             let new = !self.runs.contains_key(&key);
             if new {
                 match self.restore(row) {
@@ -79,7 +80,7 @@ impl Engine {
             inputs.extend(letters.into_iter().map(|letter| (key, Work::Letter(letter))));
         }
         if !given_up.is_empty() {
-            self.write(given_up, None).await;
+            self.write(given_up).await;
         }
     }
 
@@ -122,7 +123,7 @@ impl Engine {
             }
         }
         for row in &rows {
-            self.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
+            self.writer.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
         tx.commit().await?;
         if full && room > 0 {
@@ -138,9 +139,9 @@ impl Engine {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
-        let template = self.templates.get(row.tenant_id, &row.workflow_id, row.version);
+        let template = self.writer.templates.get(row.tenant_id, &row.workflow_id, row.version);
         let template = template.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
-        let about = row.about(self.retention_days(&template));
+        let about = row.about(self.writer.retention_days(&template));
         let (hold, queued) = (row.paused.map(Hold), row.state == State::Queued.as_str());
         let (execution, fresh) = match row.execution {
             None => (begin(&about, &template, row.input, row.created_at), true),

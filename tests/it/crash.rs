@@ -1,8 +1,10 @@
 //! Processes that are really killed, at random points: whatever was acknowledged is there, and every effect is once.
 
 mod database;
+mod failpoints;
 mod load;
 mod owners;
+mod program;
 mod signups;
 mod verifier;
 

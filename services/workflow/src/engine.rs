@@ -150,6 +150,8 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
+    /// Whether runs may have been claimed without this engine hearing of it.
+    doubts: bool,
     templates: Templates,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     births: mpsc::Receiver<Birth>,
@@ -187,6 +189,7 @@ impl Engine {
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
+            doubts: false,
             templates,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),

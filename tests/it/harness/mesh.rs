@@ -137,6 +137,19 @@ impl Mesh {
         self.slot(target).process = Some(process);
     }
 
+    /// Starts a process (again) that is to fail where `TENON_FAILPOINTS` says, and does not wait for it.
+    pub fn start_failing(&mut self, target: &'static str, failpoints: &str) {
+        let slot = self.slot(target);
+        slot.command.env("TENON_FAILPOINTS", failpoints);
+        slot.process = Some(Process::start(target, &slot.command));
+        slot.command.env_remove("TENON_FAILPOINTS");
+    }
+
+    /// Whether a process has ended by itself.
+    pub fn has_ended(&mut self, target: &'static str) -> bool {
+        self.slot(target).process.as_mut().is_none_or(|process| !process.is_running())
+    }
+
     /// Starts one more replica of a part, under a name and on a port of its own.
     pub async fn add(&mut self, name: &'static str, part: &str) {
         let own = Ports::take();

@@ -3,7 +3,7 @@
 mod store;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tenon_chassis::{Fault, SystemTx, TenantId, bus};
 use tokio::sync::oneshot;
 use tonic::Code;
+use uuid::Uuid;
 
 use super::{
     Engine,
@@ -115,8 +116,8 @@ impl Engine {
     pub(super) async fn latest(
         &self,
         tx: &mut SystemTx,
-        names: Vec<(uuid::Uuid, String)>,
-    ) -> Result<HashMap<(uuid::Uuid, String), Latest>, Error> {
+        names: Vec<(Uuid, String)>,
+    ) -> Result<HashMap<(Uuid, String), Latest>, Error> {
         let latest = store::list_latest(tx, &names).await?;
         for ((tenant, workflow_id), latest) in &latest {
             self.template(tx, (*tenant, workflow_id, latest.version)).await?;
@@ -128,7 +129,7 @@ impl Engine {
     pub(super) async fn template(
         &self,
         tx: &mut SystemTx,
-        (tenant, workflow_id, version): (uuid::Uuid, &str, i32),
+        (tenant, workflow_id, version): (Uuid, &str, i32),
     ) -> Result<Option<Arc<Template>>, Error> {
         if let Some(template) = self.templates.get(tenant, workflow_id, version) {
             return Ok(Some(template));
@@ -195,12 +196,14 @@ pub(super) fn begin(about: &About, template: &Template, input: Value, created_at
 }
 
 impl Newborn {
-    /// What the start of these runs tells: an event each, and one of usage for each tenant.
-    pub(super) fn events(steps: &[&Advanced], clock: &tenon_chassis::Clock) -> Vec<bus::Event> {
+    /// What the start of the runs that were `added` tells: an event each, and one of usage for each tenant.
+    pub(super) fn events(steps: &[&Advanced], added: &HashSet<Uuid>, clock: &tenon_chassis::Clock) -> Vec<bus::Event> {
         let mut events = Vec::new();
         let mut used: BTreeMap<(TenantId, &str), i64> = BTreeMap::new();
         for step in steps {
-            let Some(newborn) = &step.newborn else { continue };
+            let Some(newborn) = step.newborn.as_ref().filter(|_| added.contains(&step.about.key.run.uuid())) else {
+                continue;
+            };
             if let Some(meter) = &newborn.meter {
                 *used.entry((step.about.key.tenant, meter)).or_default() += 1;
             }

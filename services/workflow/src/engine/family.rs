@@ -211,12 +211,13 @@ impl Engine {
             version: latest.version,
             hold: latest.hold.clone(),
         };
-        // A step that is written again finds its child.
-        if !store::is_there(tx, key.tenant.uuid(), child.id).await? {
-            runs::insert(&mut *tx, &place, &new).await?;
-            if !new.attributes.is_empty() {
-                runs::insert_attributes(&mut *tx, name.0, child.id, &texts(&new.attributes)).await?;
-            }
+        // A step that is written again finds its child, of which was told and which was counted then.
+        if store::is_there(tx, key.tenant.uuid(), child.id).await? {
+            return Ok(Ok(Adopted { events: Vec::new() }));
+        }
+        runs::insert(&mut *tx, &place, &new).await?;
+        if !new.attributes.is_empty() {
+            runs::insert_attributes(&mut *tx, name.0, child.id, &texts(&new.attributes)).await?;
         }
         Ok(Ok(Adopted { events: self.adopted(step, child, &new, latest.version) }))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenon_chassis::{Db, telemetry};
+use tenon_chassis::{Db, fail, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -62,6 +62,15 @@ impl Engine {
     async fn rebalanced(&mut self) -> Result<bool, Error> {
         let mut tx = self.db.system().await?;
         self.time.set(store::get_time(&mut tx).await?);
+        // What it took or gave back without hearing that this was committed.
+        let known: Vec<i16> = self.owned.keys().copied().collect();
+        let forgotten = store::release_forgotten(&mut tx, self.id, &known).await?;
+        if !forgotten.is_empty() {
+            store::update_due(&mut tx, &forgotten, false).await?;
+            tx.commit().await?;
+            tracing::warn!(count = forgotten.len(), "partitions that the engine did not know to be its own are free");
+            return Ok(false);
+        }
         // An engine that shows no sign of life itself must not own anything.
         let census = store::get_census(&mut tx).await?;
         if census.engines == 0 {
@@ -91,7 +100,9 @@ impl Engine {
                 store::update_due(&mut tx, &ids, crashed).await?;
             }
         }
+        fail::at("partitions.commit.before").await?;
         tx.commit().await?;
+        fail::at("partitions.commit.after").await?;
         self.owned.extend(taken.iter().map(|taken| (taken.id, taken.epoch)));
         if !taken.is_empty() {
             tracing::info!(count = taken.len(), owned = self.owned.len(), "partitions taken");

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tenon_chassis::{SystemTx, TenantId};
+use tenon_chassis::{SystemTx, TenantId, fail};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -148,7 +148,7 @@ impl Engine {
         let kept: Vec<&Advanced> = advanced.iter().filter(|step| held.contains(&step.about.partition)).collect();
         let (new, old): (Vec<&Advanced>, Vec<&Advanced>) = kept.iter().partition(|step| step.newborn.is_some());
         if !kept.is_empty() {
-            births::insert_runs(&mut tx, &new).await?;
+            let added = births::insert_runs(&mut tx, &new).await?;
             births::insert_attributes(&mut tx, &new).await?;
             let mailed = store::update_runs(&mut tx, &old).await?;
             store::insert_history(&mut tx, &kept).await?;
@@ -159,12 +159,24 @@ impl Engine {
             if !mailed.is_empty() {
                 store::delete_mailboxes(&mut tx, &mailed).await?;
             }
-            let mut events = Newborn::events(&new, self.db.clock());
+            let mut events = Newborn::events(&new, &added, self.db.clock());
             events.extend(self.relate(&mut tx, &kept).await?);
             events.extend(kept.iter().filter_map(|step| step.event.clone()));
             tx.emit(&events).await?;
         }
+        if !new.is_empty() {
+            fail::at("births.commit.before").await?;
+        }
+        if !old.is_empty() {
+            fail::at("step.commit.before").await?;
+        }
         tx.commit().await?;
+        if !new.is_empty() {
+            fail::at("births.commit.after").await?;
+        }
+        if !old.is_empty() {
+            fail::at("step.commit.after").await?;
+        }
         Ok(partitions.into_iter().filter(|id| !held.contains(id)).collect())
     }
 

@@ -119,6 +119,29 @@ pub(super) async fn release_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &
     Ok(())
 }
 
+/// Gives back what this engine has without knowing it; the ids.
+pub(super) async fn release_forgotten(tx: &mut SystemTx, engine: Uuid, known: &[i16]) -> Result<Vec<i16>, Error> {
+    let freed = sqlx::query_scalar!(
+        "update workflow.partitions set owner = null where owner = $1 and id <> all($2) returning id",
+        engine,
+        known
+    );
+    Ok(freed.fetch_all(tx).await?)
+}
+
+/// Makes runs due that count as in memory and are not. The transaction must hold the partitions.
+pub(super) async fn update_forgotten(tx: &mut SystemTx, partitions: &[i16], in_memory: &[Uuid]) -> Result<(), Error> {
+    sqlx::query!(
+        "update workflow.runs set due_at = now()
+         where partition = any($1) and due_at = 'infinity' and id <> all($2)",
+        partitions,
+        in_memory
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Holds those of the partitions that are still this engine's until the transaction ends: whoever wants to take one
 /// over waits for what is written meanwhile.
 pub(super) async fn lock_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &[i64]) -> Result<Vec<i16>, Error> {

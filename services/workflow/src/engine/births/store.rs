@@ -1,6 +1,6 @@
 //! The statements that add runs with their first steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use tenon_chassis::SystemTx;
@@ -36,12 +36,13 @@ pub(in super::super) async fn list_latest(
         .collect())
 }
 
-/// Adds runs as their first steps have left them. Written twice they are as written once.
-pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<(), Error> {
+/// Adds runs as their first steps have left them. Written twice they are as written once: answers with those that were
+/// not there yet.
+pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<HashSet<Uuid>, Error> {
     let born: Vec<(&Advanced, &Newborn)> =
         steps.iter().filter_map(|step| Some((*step, step.newborn.as_ref()?))).collect();
     if born.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let (tenants, runs) = columns(&born.iter().map(|(step, _)| step.about.key).collect::<Vec<_>>());
     let about = || born.iter().map(|(step, _)| &step.about);
@@ -67,7 +68,7 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
     let attributes: Vec<serde_json::Value> =
         born.iter().map(|(_, newborn)| serde_json::Value::Object(newborn.new.attributes.clone())).collect();
     let purges: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.purge_at).collect();
-    sqlx::query!(
+    let added = sqlx::query_scalar!(
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles,
                                     created_by, input, created_at, state, output, error, cause, execution, paused,
                                     due_at, ended_at, attributes, purge_at)
@@ -82,7 +83,7 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
               as u (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles, created_by, input,
                     created_at, state, output, error, cause, execution, paused, awake, due_at, ended_at, attributes,
                     purge_at)
-         on conflict do nothing",
+         on conflict do nothing returning id",
         &tenants,
         &runs,
         &partitions,
@@ -105,10 +106,8 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
         &ended as &[Option<DateTime<Utc>>],
         &attributes,
         &purges as &[Option<DateTime<Utc>>]
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+    );
+    Ok(added.fetch_all(tx).await?.into_iter().collect())
 }
 
 /// Makes new runs searchable by their attributes.

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tenon_chassis::{Fault, SystemTx, TenantId, bus};
+use tenon_chassis::{Fault, SystemTx, TenantId, bus, fail};
 use tokio::sync::oneshot;
 use tonic::Code;
 use uuid::Uuid;
@@ -86,6 +86,7 @@ impl Engine {
         names.dedup();
         // Read inside of the transaction that adds the runs: whoever published a version before starting a run gets it.
         let read = async {
+            fail::at("births.begin").await?;
             let mut tx = self.db.system().await?;
             let latest = self.latest(&mut tx, names).await?;
             Ok::<_, Error>((tx, latest))

@@ -62,13 +62,19 @@ impl Engine {
     async fn rebalanced(&mut self) -> Result<bool, Error> {
         let mut tx = self.db.system().await?;
         self.time.set(store::get_time(&mut tx).await?);
+        // What others took while it stood still: as long as it believes to have its share it takes nothing.
+        let mine = store::list_owned(&mut tx, self.id).await?;
+        let lost: Vec<i16> =
+            self.owned.iter().filter(|(id, epoch)| mine.get(id) != Some(epoch)).map(|(id, _)| *id).collect();
+        self.lose(&lost);
         // What it took or gave back without hearing that this was committed.
-        let known: Vec<i16> = self.owned.keys().copied().collect();
-        let forgotten = store::release_forgotten(&mut tx, self.id, &known).await?;
-        if !forgotten.is_empty() {
-            store::update_due(&mut tx, &forgotten, false).await?;
+        let forgotten = mine.into_iter().filter(|(id, _)| !self.owned.contains_key(id));
+        let (ids, epochs): (Vec<i16>, Vec<i64>) = forgotten.unzip();
+        if !ids.is_empty() {
+            store::update_due(&mut tx, &ids, false).await?;
+            store::release_partitions(&mut tx, &ids, &epochs).await?;
             tx.commit().await?;
-            tracing::warn!(count = forgotten.len(), "partitions that the engine did not know to be its own are free");
+            tracing::warn!(count = ids.len(), "partitions that the engine did not know to be its own are free");
             return Ok(false);
         }
         // An engine that shows no sign of life itself must not own anything.

@@ -1,5 +1,7 @@
 //! The engine's statements on partitions and due runs. All are of the system role, over all tenants.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tenon_chassis::SystemTx;
@@ -119,14 +121,10 @@ pub(super) async fn release_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &
     Ok(())
 }
 
-/// Gives back what this engine has without knowing it; the ids.
-pub(super) async fn release_forgotten(tx: &mut SystemTx, engine: Uuid, known: &[i16]) -> Result<Vec<i16>, Error> {
-    let freed = sqlx::query_scalar!(
-        "update workflow.partitions set owner = null where owner = $1 and id <> all($2) returning id",
-        engine,
-        known
-    );
-    Ok(freed.fetch_all(tx).await?)
+/// The partitions that are this engine's, with their epochs.
+pub(super) async fn list_owned(tx: &mut SystemTx, engine: Uuid) -> Result<BTreeMap<i16, i64>, Error> {
+    let owned = sqlx::query!("select id, epoch from workflow.partitions where owner = $1", engine);
+    Ok(owned.fetch_all(tx).await?.into_iter().map(|row| (row.id, row.epoch)).collect())
 }
 
 /// Makes runs due that count as in memory and are not. The transaction must hold the partitions.

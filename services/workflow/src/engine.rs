@@ -164,6 +164,8 @@ pub struct Engine {
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
     writer: Writer,
+    /// Whether runs may have been claimed without this engine hearing of it.
+    doubts: bool,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// What the lane of births is told, and what it tells.
     ground: watch::Sender<Ground>,
@@ -231,6 +233,7 @@ impl Engine {
             timers: BinaryHeap::new(),
             next_due: None,
             writer,
+            doubts: false,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
         }

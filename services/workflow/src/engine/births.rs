@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tenon_chassis::{Fault, SystemTx, TenantId, bus};
+use tenon_chassis::{Fault, SystemTx, TenantId, bus, fail};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -200,6 +200,7 @@ impl Nursery {
         names.dedup();
         // Read inside of the transaction that adds the runs: whoever published a version before starting a run gets it.
         let read = async {
+            fail::at("births.begin").await?;
             let mut tx = self.writer.db.system().await?;
             let latest = self.writer.latest(&mut tx, names).await?;
             Ok::<_, Error>((tx, latest))

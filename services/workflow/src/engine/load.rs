@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
+use tenon_chassis::fail;
 use uuid::Uuid;
 
 use super::{
@@ -42,7 +43,7 @@ impl Engine {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "due runs were not loaded; they are tried again");
-                self.next_due = Some(self.time.now() + LOOK_AGAIN);
+                (self.next_due, self.doubts) = (Some(self.time.now() + LOOK_AGAIN), true);
                 return;
             }
         };
@@ -92,6 +93,15 @@ impl Engine {
         let now = self.time.now();
         let mut tx = self.db.system().await?;
         let all: Vec<i16> = self.owned.keys().copied().collect();
+        if self.doubts {
+            let (ids, epochs) = self.epochs(all.iter().copied());
+            let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+            let in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+            store::update_forgotten(&mut tx, &held, &in_memory).await?;
+            tx.commit().await?;
+            self.doubts = false;
+            tx = self.db.system().await?;
+        }
         let awaited = store::list_due_partitions(&mut tx, &all).await?;
         self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
@@ -125,7 +135,9 @@ impl Engine {
         for row in &rows {
             self.writer.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
+        fail::at("claim.commit.before").await?;
         tx.commit().await?;
+        fail::at("claim.commit.after").await?;
         if full && room > 0 {
             // There may be more.
             self.waker.here.notify_one();

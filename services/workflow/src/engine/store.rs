@@ -1,5 +1,7 @@
 //! The engine's statements on partitions and due runs. All are of the system role, over all tenants.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tenon_chassis::SystemTx;
@@ -113,6 +115,25 @@ pub(super) async fn release_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &
          where p.id = mine.id and p.epoch = mine.epoch",
         ids,
         epochs
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The partitions that are this engine's, with their epochs.
+pub(super) async fn list_owned(tx: &mut SystemTx, engine: Uuid) -> Result<BTreeMap<i16, i64>, Error> {
+    let owned = sqlx::query!("select id, epoch from workflow.partitions where owner = $1", engine);
+    Ok(owned.fetch_all(tx).await?.into_iter().map(|row| (row.id, row.epoch)).collect())
+}
+
+/// Makes runs due that count as in memory and are not. The transaction must hold the partitions.
+pub(super) async fn update_forgotten(tx: &mut SystemTx, partitions: &[i16], in_memory: &[Uuid]) -> Result<(), Error> {
+    sqlx::query!(
+        "update workflow.runs set due_at = now()
+         where partition = any($1) and due_at = 'infinity' and id <> all($2)",
+        partitions,
+        in_memory
     )
     .execute(tx)
     .await?;

@@ -4,7 +4,7 @@ mod store;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tenon_chassis::{Db, SystemTx};
+use tenon_chassis::{Db, SystemTx, fail};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -168,7 +168,19 @@ impl Writer {
             events.extend(kept.iter().filter_map(|step| step.event.clone()));
             tx.emit(&events).await?;
         }
+        if !new.is_empty() {
+            fail::at("births.commit.before").await?;
+        }
+        if !old.is_empty() {
+            fail::at("step.commit.before").await?;
+        }
         tx.commit().await?;
+        if !new.is_empty() {
+            fail::at("births.commit.after").await?;
+        }
+        if !old.is_empty() {
+            fail::at("step.commit.after").await?;
+        }
         Ok(but)
     }
 

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use prost_types::Duration;
 use serde_json::{Map, Value};
-use tenon_chassis::{Caller, Fault, TenantId, TenantTx, clock::timestamp, paging::Page, secret::Secret};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, clock::timestamp, fail, paging::Page, secret::Secret};
 use tenon_proto::{
     google::api::HttpBody,
     workflow::v1::{
@@ -176,7 +176,9 @@ impl HookService for Hooks {
             let challenge = seen["body"]["challenge"].as_str().unwrap_or_default();
             response.challenge = challenge.chars().take(CHALLENGE_MAX).collect();
         }
+        fail::at("hook.commit.before").await?;
         let response = tx.reply(response).await?;
+        fail::at("hook.commit.after").await?;
         self.starts.wake();
         Ok(response)
     }

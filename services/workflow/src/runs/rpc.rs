@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, paging::Page};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, fail, paging::Page};
 use tenon_proto::workflow::v1::{
     BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
     ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
@@ -72,13 +72,17 @@ impl RunService for Runs {
 
         let mut tx = self.db.begin(&caller).await?;
         let response = match self.starter.start(&mut tx, run).await? {
-            Started::New(run) => tx.reply(Run::from(run)).await?,
+            Started::New(run) => {
+                fail::at("start.commit.before").await?;
+                tx.reply(Run::from(run)).await?
+            }
             // It was counted when it was started.
             Started::Same(run) => {
                 tx.commit().await?;
                 Response::new(run.into())
             }
         };
+        fail::at("start.commit.after").await?;
         self.waker.wake();
         Ok(response)
     }
@@ -214,6 +218,7 @@ impl RunService for Runs {
             return Err(Error::RunEnded.into());
         }
         let response = tx.reply(SignalRunResponse {}).await?;
+        fail::at("mail.commit.after").await?;
         self.waker.wake();
         Ok(response)
     }

@@ -164,6 +164,8 @@ pub struct Engine {
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
     writer: Writer,
+    /// The tenant whose turn was last to have its due runs claimed.
+    turn: Uuid,
     /// Whether runs may have been claimed without this engine hearing of it.
     doubts: bool,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
@@ -233,6 +235,7 @@ impl Engine {
             timers: BinaryHeap::new(),
             next_due: None,
             writer,
+            turn: Uuid::nil(),
             doubts: false,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),

@@ -1,6 +1,6 @@
 //! Takes due runs into memory: new ones, those whose timer is due, those with mail, those of an engine before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::TimeDelta;
 use tenon_chassis::fail;
@@ -21,6 +21,11 @@ use crate::{
 
 /// Runs that are taken into memory at once at most.
 const CLAIM: usize = 500;
+/// Runs of one partition that a claim takes at least, and by how much more than an even share it takes of one.
+const OF_EACH: i64 = 8;
+const SPREAD: i64 = 4;
+/// Tenants whose turn it is in one claim.
+const TENANTS: i32 = 64;
 /// When to look again after a look that found runs, or failed.
 const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
@@ -116,14 +121,17 @@ impl Engine {
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
-        let mut rows = store::claim_runs(&mut tx, (&held, &[]), now, limit).await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+        let of_each = (limit * SPREAD / i64::try_from(held.len().max(1)).unwrap_or(1)).max(OF_EACH);
+        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each)).await?;
+        let full = is_cut(&rows, (limit, of_each));
         if full {
-            // Behind those who have many due runs, others may have few.
-            let mut busy: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
-            busy.sort_unstable();
-            busy.dedup();
-            rows.extend(store::claim_runs(&mut tx, (&held, &busy), now, limit).await?);
+            // Behind those who have many due runs, others may have few: tenants take turns.
+            let mut others = store::list_due_tenants(&mut tx, self.turn, TENANTS).await?;
+            let round = usize::try_from(TENANTS).is_ok_and(|all| others.len() < all);
+            self.turn = if round { Uuid::nil() } else { others.last().copied().unwrap_or_default() };
+            let busy: HashSet<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            others.retain(|tenant| !busy.contains(tenant));
+            rows.extend(store::claim_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
         }
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
@@ -168,4 +176,11 @@ impl Engine {
         (active.waits, active.has_children) = (waits, !fresh);
         Ok(active)
     }
+}
+
+/// Whether a claim took as many as it may, so that there may be more.
+fn is_cut(rows: &[Row], (limit, of_each): (i64, i64)) -> bool {
+    let mut partitions: BTreeMap<i16, i64> = BTreeMap::new();
+    rows.iter().for_each(|row| *partitions.entry(row.partition).or_default() += 1);
+    partitions.values().sum::<i64>() >= limit || partitions.values().any(|count| *count >= of_each)
 }

@@ -1,6 +1,6 @@
 //! What the edge is told. Flags > environment > file > defaults.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use tenon_chassis::limit::Quota;
 use tenon_proto::options::v1::policy::Rate;
 
@@ -23,6 +23,9 @@ pub struct Config {
     /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
     #[arg(long, env = "TENON_PUBLIC_HTTPS")]
     pub public_https: bool,
+    /// Serve /openapi.json and the reference page /docs
+    #[arg(long, env = "TENON_EDGE_DOCS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub edge_docs: bool,
     /// Seconds that a request may take; a client may ask for less with x-request-timeout
     #[arg(long, env = "TENON_EDGE_TIMEOUT_S", default_value_t = 30)]
     pub edge_timeout_s: u64,

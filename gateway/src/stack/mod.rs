@@ -38,6 +38,7 @@ use self::{cors::Cors, limits::Draws, seen::Seen};
 use crate::{
     config::Config,
     errors::Refusal,
+    openapi::{self, Page},
     routes::{Found, Route},
     transcode::Media,
     upstreams::{self, Loaded, Served},
@@ -122,6 +123,12 @@ impl Edge {
         })
     }
 
+    /// A page of the edge's own; a route of the same path goes first.
+    fn page(&self, loaded: &Loaded, seen: &Seen) -> Option<Page> {
+        let document = || loaded.document().clone();
+        openapi::find_page(&seen.verb, seen.uri.path(), document).filter(|_| self.config.edge_docs)
+    }
+
     fn find(&self, loaded: &Loaded, seen: &mut Seen, headers: &HeaderMap) -> Result<Step, Refusal> {
         request::uri(&seen.uri)?;
         if let Some(asked) = Cors::preflight(&seen.verb, headers) {
@@ -147,6 +154,7 @@ impl Edge {
                 let refusal = Refusal::new(Code::Unimplemented, "METHOD_NOT_ALLOWED", why);
                 Err(refusal.http(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, allow))
             }
+            Found::Nothing if let Some(page) = self.page(loaded, seen) => Ok(Step::Answer(page.answer(headers))),
             Found::Nothing => Err(Refusal::new(Code::NotFound, "ROUTE_NOT_FOUND", "nothing is served on this path")),
         }
     }
@@ -315,7 +323,8 @@ impl Edge {
         let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         let csp =
             HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
-        to.insert(header::CONTENT_SECURITY_POLICY, csp);
+        // The reference page has one of its own; no service's is taken over.
+        to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
         if self.config.public_https {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }

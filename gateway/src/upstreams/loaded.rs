@@ -1,6 +1,9 @@
 //! What the edge serves at one moment: a contract, its routes, and where each method is served. Swapped as one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderName, Uri};
 use tenon_proto::{
@@ -11,6 +14,7 @@ use tenon_proto::{
 use super::{Target, Upstream};
 use crate::{
     Error,
+    openapi::{self, Page},
     routes::{Route, Routes},
     stack,
 };
@@ -24,6 +28,8 @@ pub(crate) struct Loaded {
     /// For each route, by its id: the place in `served`.
     by_route: Vec<usize>,
     by_path: HashMap<Box<str>, usize>,
+    /// Made when it is asked for first.
+    document: OnceLock<Page>,
 }
 
 /// Where the calls of a method go.
@@ -58,7 +64,14 @@ impl Loaded {
             by_path.get(route.method.path.as_str()).copied().ok_or_else(missing)
         });
         let by_route = by_route.collect::<Result<_, _>>()?;
-        Ok(Self { contract, routes, served, by_route, by_path })
+        Ok(Self { contract, routes, served, by_route, by_path, document: OnceLock::new() })
+    }
+
+    /// openapi.json
+    pub(crate) fn document(&self) -> &Page {
+        self.document.get_or_init(|| {
+            Page::new("application/json", openapi::document(&self.contract, &self.routes).to_string())
+        })
     }
 
     /// Where the calls of a route go.

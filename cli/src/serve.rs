@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use tenon_chassis::{
     Clock, Mesh,
@@ -130,12 +130,11 @@ enum Bound {
 
 /// The edge in front of every service of the mesh.
 async fn edge(mesh: &Mesh, config: tenon_gateway::Config) -> Result<Gateway> {
-    let upstream = |service: &str| Upstream {
-        prefix: format!("tenon.{service}."),
-        audience: service.to_owned(),
-        url: mesh.config.url(service),
+    let upstream = |service: &str| {
+        let refuse = |why| anyhow!("TENON_{}_URL: {why}", service.to_uppercase());
+        Upstream::new(format!("tenon.{service}."), service, &mesh.config.url(service)).map_err(refuse)
     };
-    let upstreams: Vec<_> = Config::SERVICES.into_iter().map(upstream).collect();
+    let upstreams: Vec<_> = Config::SERVICES.into_iter().map(upstream).collect::<Result<_>>()?;
     Ok(Gateway::bind(config, mesh, mesh.contract.clone(), &upstreams).await?)
 }
 

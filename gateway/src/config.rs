@@ -1,5 +1,7 @@
 //! What the edge is told. Flags > environment > file > defaults.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use tenon_chassis::limit::Quota;
 use tenon_proto::options::v1::policy::Rate;
@@ -23,6 +25,9 @@ pub struct Config {
     /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
     #[arg(long, env = "TENON_PUBLIC_HTTPS")]
     pub public_https: bool,
+    /// A TOML file with an [[upstream]] for each service of your own behind the edge; read again when it changes
+    #[arg(long, env = "TENON_UPSTREAMS", value_name = "FILE")]
+    pub upstreams: Option<PathBuf>,
     /// Seconds that a request may take; a client may ask for less with x-request-timeout
     #[arg(long, env = "TENON_EDGE_TIMEOUT_S", default_value_t = 30)]
     pub edge_timeout_s: u64,

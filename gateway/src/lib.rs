@@ -23,6 +23,7 @@ mod testing;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
@@ -32,17 +33,24 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use stack::Cidr;
-pub use upstreams::Upstream;
+pub use upstreams::{Dial, Upstream};
 
-use crate::{stack::Edge, upstreams::Loaded};
+use crate::{
+    stack::Edge,
+    upstreams::{Ground, Loader, Own, Target, watch},
+};
 
 /// Why the edge cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Route(#[from] routes::Error),
-    #[error("the URL {url} of upstream {name} cannot be used: {why}")]
-    Url { name: String, url: String, why: tonic::transport::Error },
+    #[error("upstream {name}: {why}")]
+    Upstream { name: String, why: String },
+    #[error("{0}")]
+    Upstreams(String),
+    #[error("{service} is claimed by upstream {second} and by {first}: narrow one of them with services = [...]")]
+    Claimed { service: String, first: String, second: String },
     #[error("{method} has a route and no upstream serves it")]
     NoUpstream { method: String },
     #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
@@ -69,10 +77,22 @@ impl Gateway {
         contract: Arc<Contract>,
         upstreams: &[Upstream],
     ) -> Result<Self, Error> {
-        let loaded = Loaded::new(contract, upstreams)?;
+        let ground = Ground::from(mesh);
+        let targets = upstreams.iter().map(|Upstream { prefix, dial }| {
+            let refuse = |why| Error::Upstream { name: dial.name.clone(), why };
+            Ok((prefix.clone(), Arc::new(Target::new(&ground, dial.clone()).map_err(refuse)?)))
+        });
+        let own = Own { contract, targets: targets.collect::<Result<_, Error>>()? };
+        let loader = Loader { ground, own, path: config.upstreams.clone() };
+        let mut files = Vec::new();
+        let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
         let limits = accept::Limits::from(&mesh.config);
-        let edge = Arc::new(Edge::new(config, mesh.clone(), loaded));
+        let edge = Arc::new(Edge::new(config, mesh.clone(), loaded.clone()));
+        if loader.path.is_some() {
+            let (stop, watched) = (mesh.stop.clone(), watch(loader, loaded, files));
+            mesh.tasks.spawn(async move { stop.run_until_cancelled(watched).await });
+        }
         Ok(Self { edge, listener, limits })
     }
 

@@ -65,15 +65,15 @@ pub(crate) struct Edge {
     config: Config,
     mesh: Mesh,
     /// Replaced as a whole when the upstreams are read anew.
-    loaded: ArcSwap<Loaded>,
+    loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
 }
 
 impl Edge {
-    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Loaded) -> Self {
+    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        Self { config, mesh, loaded: ArcSwap::from_pointee(loaded), guard, cors }
+        Self { config, mesh, loaded, guard, cors }
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
@@ -104,7 +104,9 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
-        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(&loaded.contract.pool));
+        // Details of an upstream's own are described by its own descriptors.
+        let pool = seen.route.as_ref().map_or(&loaded.contract.pool, |route| route.method.descriptor.parent_pool());
+        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(pool));
         seen.answered(&mut response, span.as_ref());
         draws.write(response.headers_mut());
         self.finish(response, &seen, &headers)
@@ -171,6 +173,7 @@ impl Edge {
         body: Incoming,
     ) -> Result<Response<Bytes>, Refusal> {
         let most = Duration::from_secs(self.config.edge_timeout_s);
+        let most = most.min(loaded.by_route(route).target.dial.timeout.unwrap_or(most));
         let deadline = seen.started() + request::timeout(headers, most)?;
         let forwarded = async {
             draws.ip(&self.mesh.limiter, &self.config.rates, route.method.rate, seen.client).await?;
@@ -247,7 +250,7 @@ impl Edge {
             out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
         out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
-        let repeat = route.method.effect == Effect::None;
+        let repeat = route.method.effect != Effect::Once || key.is_some();
         let answer = target.call(path, out, upstreams::frame(&message), deadline, repeat).await?;
         let Media { kind, data } = route.binding.response(answer.message)?;
         let mut response = Response::new(data);
@@ -279,7 +282,9 @@ impl Edge {
         }
         let Admitted { served, caller, host } = admitted;
         match (route.method.access, &caller.principal) {
-            (Access::Operator, _) => {
+            // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
+            (Access::Public, _) if served.target.dial.is_foreign => {}
+            (Access::Operator, _) if !served.target.dial.is_foreign => {
                 if let Some(key) = headers.get(OPERATOR_KEY) {
                     out.insert(OPERATOR_KEY, key.clone());
                 }
@@ -291,7 +296,7 @@ impl Edge {
             }
             _ => {
                 let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-                let token = self.mesh.key.mint(PART, &served.target.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &served.target.dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }

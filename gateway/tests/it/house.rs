@@ -113,11 +113,7 @@ impl House {
         tokio::spawn(accept::serve(listener, service, limits, CancellationToken::new()));
         let clock = Clock::default();
         let mesh = Mesh::join(settings.mesh, clock.clone()).await.unwrap();
-        let upstream = |prefix: &str, url: &str| Upstream {
-            prefix: prefix.to_owned(),
-            audience: "everything".to_owned(),
-            url: url.to_owned(),
-        };
+        let upstream = |prefix: &str, url: &str| Upstream::new(prefix, "everything", url).unwrap();
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
         let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await.unwrap();
         let address = gateway.address().unwrap();

@@ -34,6 +34,9 @@ pub struct Config {
     /// Seconds that a client may take to send a body
     #[arg(long, env = "TENON_EDGE_BODY_TIMEOUT_S", default_value_t = 15)]
     pub edge_body_timeout_s: u64,
+    /// Requests that the edge serves at one time; more are answered 503 with Retry-After
+    #[arg(long, env = "TENON_EDGE_MAX_REQUESTS", default_value_t = 4_096)]
+    pub edge_max_requests: usize,
     #[command(flatten)]
     pub rates: Rates,
 }

@@ -37,7 +37,7 @@ pub use upstreams::{Dial, Upstream};
 
 use crate::{
     stack::Edge,
-    upstreams::{Ground, Loader, Own, Target, watch},
+    upstreams::{Ground, Loader, Own, Stamps, Target, watch},
 };
 
 /// Why the edge cannot start.
@@ -84,7 +84,7 @@ impl Gateway {
         });
         let own = Own { contract, targets: targets.collect::<Result<_, Error>>()? };
         let loader = Loader { ground, own, path: config.upstreams.clone() };
-        let mut files = Vec::new();
+        let mut files = Stamps::new();
         let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
         let limits = accept::Limits::from(&mesh.config);

@@ -40,7 +40,7 @@ use crate::{
     errors::Refusal,
     routes::{Found, Route},
     transcode::Media,
-    upstreams::{self, Loaded, Served},
+    upstreams::{self, Loaded, Room, Served},
 };
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -68,12 +68,14 @@ pub(crate) struct Edge {
     loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
+    room: Room,
 }
 
 impl Edge {
     pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        Self { config, mesh, loaded, guard, cors }
+        let room = Room::new(config.edge_max_requests);
+        Self { config, mesh, loaded, guard, cors, room }
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
@@ -89,7 +91,10 @@ impl Edge {
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
         let mut span = None;
-        let answer = match self.find(&loaded, &mut seen, &headers) {
+        let place = self.room.enter();
+        let found =
+            if place.is_some() { self.find(&loaded, &mut seen, &headers) } else { Err(upstreams::overloaded().into()) };
+        let answer = match found {
             Ok(Step::Answer(response)) => Ok(response),
             Ok(Step::Call(route)) => {
                 let current = seen.span(&route, &headers);

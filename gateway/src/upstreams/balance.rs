@@ -164,3 +164,31 @@ async fn watch(balance: Weak<Balance>) {
         let _stale = timeout(RESOLVE_EVERY.saturating_sub(RESOLVE_AGAIN), current.stale.notified()).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn half_of_the_addresses_are_out_at_most_and_one_never() {
+        for (addresses, out) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+            let mut dial = Dial::to("x", "http://127.0.0.1:1").unwrap();
+            let urls = (1..=addresses).map(|last| format!("http://127.0.0.{last}:1").parse().unwrap());
+            dial.endpoints = urls.collect();
+            let balance = Balance::new(&Ground::default(), &dial).unwrap();
+            for replica in balance.replicas.load().iter() {
+                (0..10).for_each(|_| balance.failed(replica));
+            }
+            let now = Instant::now();
+            assert_eq!(balance.replicas.load().iter().filter(|replica| replica.is_out(now)).count(), out);
+            assert!(balance.pick(&[]).await.is_some_and(|replica| !replica.is_out(now)));
+        }
+    }
+
+    #[tokio::test]
+    async fn names_become_all_their_addresses() {
+        let dial = Dial::to("x", "http://localhost:1").unwrap();
+        let balance = Balance::new(&Ground::default(), &dial).unwrap();
+        assert!(balance.pick(&[]).await.is_some_and(|replica| replica.address.port() == 1));
+    }
+}

@@ -4,10 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -31,6 +28,7 @@ use super::{
     connect::Outgoing,
     dial::Dial,
     replica::{Flight, Replica},
+    room::{Place, Room},
 };
 use crate::errors::Refusal;
 
@@ -52,7 +50,7 @@ pub(crate) struct Target {
     pub(crate) dial: Dial,
     balance: Arc<Balance>,
     budget: Budget,
-    in_flight: Arc<AtomicUsize>,
+    room: Room,
 }
 
 /// The answer to a unary call that succeeded.
@@ -102,7 +100,7 @@ impl From<Failed> for Refusal {
 pub(crate) struct UpstreamBody {
     body: Incoming,
     _flight: Flight,
-    _slot: Slot,
+    _place: Place,
 }
 
 impl http_body::Body for UpstreamBody {
@@ -123,15 +121,6 @@ impl http_body::Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// One of the calls that an upstream may have in flight.
-struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -164,7 +153,8 @@ impl Target {
     pub(crate) fn new(ground: &Ground, dial: Dial) -> Result<Self, String> {
         let balance = Balance::new(ground, &dial)?;
         let budget = Budget::new(dial.retries);
-        Ok(Self { dial, balance, budget, in_flight: Arc::default() })
+        let room = Room::new(dial.max_requests);
+        Ok(Self { dial, balance, budget, room })
     }
 
     /// Opens a call of any kind: `body` goes out as it is made, the response comes back once its headers are there. What
@@ -208,10 +198,7 @@ impl Target {
     }
 
     async fn run(&self, path: &Uri, mut call: Try, deadline: Instant) -> Result<Response<UpstreamBody>, Failed> {
-        let slot = Slot(self.in_flight.clone());
-        if slot.0.fetch_add(1, Ordering::Relaxed) >= self.dial.max_requests {
-            return Err(Failed::Overloaded);
-        }
+        let place = self.room.enter().ok_or(Failed::Overloaded)?;
         self.budget.deposit();
         call.headers.insert(header::USER_AGENT, USER_AGENT);
         call.headers.extend(self.dial.headers.iter().cloned());
@@ -219,7 +206,7 @@ impl Target {
             let Some(replica) = self.balance.pick(&call.tried).await else { break };
             call.tried.push(replica.address);
             let missed = match self.send(path, &mut call, replica, deadline).await {
-                Ok((response, flight)) => return accept(response, flight, slot),
+                Ok((response, flight)) => return accept(response, flight, place),
                 Err(Missed::Expired) => return Err(Failed::Expired),
                 Err(missed) => missed,
             };
@@ -229,7 +216,7 @@ impl Target {
                     call.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt + 1));
                     sleep(wait).await;
                 }
-                (_, Missed::Unavailable(response, flight)) => return accept(*response, flight, slot),
+                (_, Missed::Unavailable(response, flight)) => return accept(*response, flight, place),
                 _ => break,
             }
         }
@@ -278,20 +265,23 @@ impl Target {
         };
         match exchanged {
             Ok(response) => {
-                flight.answered();
                 let code = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
                 if code == Some(b"14") {
+                    flight.failed();
                     self.balance.failed(&replica);
                     return Err(Missed::Unavailable(Box::new(response), flight));
                 }
                 if response.status().is_server_error() {
+                    flight.failed();
                     self.balance.failed(&replica);
                 } else {
+                    flight.answered();
                     replica.succeeded();
                 }
                 Ok((response, flight))
             }
             Err(Gone { is_unsent, why, is_connect }) => {
+                flight.failed();
                 let (upstream, address) = (&self.dial.name, replica.address);
                 tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
                 // A server that leaves politely has not failed.
@@ -361,12 +351,12 @@ fn is_unseen(error: &hyper::Error) -> bool {
     })
 }
 
-fn accept(response: Response<Incoming>, flight: Flight, slot: Slot) -> Result<Response<UpstreamBody>, Failed> {
+fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<Response<UpstreamBody>, Failed> {
     if response.status() != StatusCode::OK {
         let status = format!("the service answered with HTTP {}", response.status().as_u16());
         return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
     }
-    Ok(response.map(|body| UpstreamBody { body, _flight: flight, _slot: slot }))
+    Ok(response.map(|body| UpstreamBody { body, _flight: flight, _place: place }))
 }
 
 /// Reads the one message and the status behind it.

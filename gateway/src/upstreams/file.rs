@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderName, HeaderValue};
@@ -27,6 +27,15 @@ pub(crate) struct Entry {
     pub(crate) dial: Dial,
     pub(crate) source: Source,
     pub(crate) rules: Rules,
+}
+
+/// When a file was changed and how long it is; `None` when it is not there.
+pub(crate) type Stamp = Option<(SystemTime, u64)>;
+pub(crate) type Stamps = BTreeMap<PathBuf, Stamp>;
+
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    let seen = fs::metadata(path).ok()?;
+    Some((seen.modified().ok()?, seen.len()))
 }
 
 /// Where the contract of an upstream comes from.
@@ -118,10 +127,11 @@ fn access<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Access>, D::Error
     }
 }
 
-/// Reads the file and all that it names; relative paths start at its folder. `read` gets every file that counts.
-pub(crate) fn read(path: &Path, read: &mut Vec<PathBuf>) -> Result<Vec<Entry>, String> {
+/// Reads the file and all that it names; relative paths start at its folder. `read` gets every file that counts, and
+/// how it was just before it was read.
+pub(crate) fn read(path: &Path, read: &mut Stamps) -> Result<Vec<Entry>, String> {
     let shown = path.display();
-    read.push(path.to_owned());
+    read.insert(path.to_owned(), stamp(path));
     let text = String::from_utf8(bytes_of(path)?).map_err(|_| format!("{shown} is not UTF-8"))?;
     let document: Document = toml::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -140,14 +150,14 @@ pub(crate) fn read(path: &Path, read: &mut Vec<PathBuf>) -> Result<Vec<Entry>, S
 /// Reads what a table names, and notes that it was read.
 struct Files<'f> {
     folder: &'f Path,
-    read: &'f mut Vec<PathBuf>,
+    read: &'f mut Stamps,
 }
 
 impl Files<'_> {
     fn read(&mut self, key: &str, path: &Path) -> Result<Vec<u8>, String> {
         let path = self.folder.join(path);
         // Noted first: a file that is not there yet is waited for.
-        self.read.push(path.clone());
+        self.read.insert(path.clone(), stamp(&path));
         bytes_of(&path).map_err(|why| format!("{key}: {why}"))
     }
 }

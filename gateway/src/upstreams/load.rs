@@ -1,16 +1,10 @@
 //! Reading the upstreams, at the start and again whenever they change.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tenon_proto::{foreign, policy::Contract};
 use tokio::{
-    fs,
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
     time::sleep,
@@ -18,7 +12,7 @@ use tokio::{
 
 use super::{
     Ground, Target,
-    file::{self, Entry, Source},
+    file::{self, Entry, Source, Stamps},
     loaded::{Foreign, Loaded, Own},
     reflect::{self, Silent},
 };
@@ -38,17 +32,14 @@ pub(crate) struct Loader {
     pub(crate) path: Option<PathBuf>,
 }
 
-/// When a file was changed and how long it is; `None` when it is not there.
-type Stamps = HashMap<PathBuf, Option<(SystemTime, u64)>>;
-
 impl Loader {
     /// Reads everything anew. What is as it was before keeps its connections.
     ///
-    /// `files` is what has been read, also when something in it is wrong.
-    pub(crate) async fn load(&self, before: Option<&Loaded>, files: &mut Vec<PathBuf>) -> Result<Loaded, Error> {
+    /// `files` is what has been looked at, also when something in it is wrong.
+    pub(crate) async fn load(&self, before: Option<&Loaded>, files: &mut Stamps) -> Result<Loaded, Error> {
         let Some(path) = self.path.clone() else { return Loaded::new(&self.own, Vec::new()) };
         let (entries, read) = spawn_blocking(move || {
-            let mut read = Vec::new();
+            let mut read = Stamps::new();
             (file::read(&path, &mut read), read)
         })
         .await
@@ -108,17 +99,16 @@ pub(crate) async fn told(target: &Target, entry: &Entry) -> Result<Contract, Sil
 
 /// Reads the upstreams again on SIGHUP, when a file changes, and while a service has not told its methods. An error
 /// leaves everything as it was.
-pub(crate) async fn watch(loader: Loader, loaded: Arc<ArcSwap<Loaded>>, mut files: Vec<PathBuf>) {
+pub(crate) async fn watch(loader: Loader, loaded: Arc<ArcSwap<Loaded>>, mut files: Stamps) {
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| tracing::warn!(%error, "SIGHUP is not watched")).ok();
-    let (mut stamps, mut patience) = (look(&files).await, ASK_AGAIN);
+    let mut patience = ASK_AGAIN;
     loop {
         let is_waiting = loaded.load().foreign.iter().any(|foreign| foreign.contract.is_none());
         let why = tokio::select! {
             () = hung_up(&mut hangup) => "signal",
-            () = changed(&files, &stamps) => "file",
+            () = changed(&files) => "file",
             () = sleep(patience), if is_waiting => "reflection",
         };
-        stamps = look(&files).await;
         let before = loaded.load_full();
         let result = match loader.load(Some(&before), &mut files).await {
             Ok(new) => {
@@ -138,9 +128,6 @@ pub(crate) async fn watch(loader: Loader, loaded: Arc<ArcSwap<Loaded>>, mut file
             }
         };
         metrics::counter!("tenon_edge_reloads_total", "result" => result).increment(1);
-        // Files that the new state depends on and the old did not have just been read.
-        let now = look(&files).await;
-        stamps = now.into_iter().map(|(path, stamp)| (path.clone(), stamps.remove(&path).unwrap_or(stamp))).collect();
     }
 }
 
@@ -151,20 +138,12 @@ async fn hung_up(hangup: &mut Option<Signal>) {
     }
 }
 
-async fn changed(files: &[PathBuf], stamps: &Stamps) {
+async fn changed(files: &Stamps) {
     loop {
         sleep(LOOK_EVERY).await;
-        if look(files).await != *stamps {
+        // A handful of calls that the kernel answers from memory.
+        if files.iter().any(|(path, before)| file::stamp(path) != *before) {
             return;
         }
     }
-}
-
-async fn look(files: &[PathBuf]) -> Stamps {
-    let mut stamps = Stamps::with_capacity(files.len());
-    for file in files {
-        let seen = fs::metadata(file).await.ok();
-        stamps.insert(file.clone(), seen.and_then(|seen| Some((seen.modified().ok()?, seen.len()))));
-    }
-    stamps
 }

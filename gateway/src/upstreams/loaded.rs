@@ -1,6 +1,9 @@
 //! What the edge serves at one moment: a contract, its routes, and where each method is served. Swapped as one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use http::{HeaderName, Uri};
 use tenon_proto::{
@@ -118,11 +121,11 @@ pub(crate) fn merge(own: &Contract, foreign: &[(&str, &Contract)]) -> Result<Con
     owners.extend(own.methods().map(|method| (method.service().to_owned(), "the mesh itself")));
     owners.extend(UNGUARDED.map(|service| (service.to_owned(), "every service")));
     for (name, contract) in foreign {
-        for method in contract.methods() {
-            let first = *owners.entry(method.service().to_owned()).or_insert(name);
+        let services: BTreeSet<_> = contract.methods().map(|method| method.service().to_owned()).collect();
+        for service in services {
+            let first = *owners.entry(service.clone()).or_insert(name);
             if first != *name {
-                let (service, second) = (method.service().to_owned(), (*name).to_owned());
-                return Err(Error::Claimed { service, first: first.to_owned(), second });
+                return Err(Error::Claimed { service, first: first.to_owned(), second: (*name).to_owned() });
             }
         }
     }

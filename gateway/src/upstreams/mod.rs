@@ -3,7 +3,7 @@
 //! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
 //! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`) with
 //! the address that it goes to (`balance`, `replica`), its connection (`connect`) and how often it may be sent again
-//! (`budget`).
+//! (`budget`), and how many there may be (`room`).
 
 mod dial;
 
@@ -25,14 +25,18 @@ mod connect;
 
 mod budget;
 
+mod room;
+
 use tenon_chassis::Mesh;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use dial::Dial;
 
-pub(crate) use call::{Target, expired, frame};
+pub(crate) use call::{Target, expired, frame, overloaded};
+pub(crate) use file::Stamps;
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};
+pub(crate) use room::Room;
 
 /// What background work of an upstream stands on.
 #[derive(Clone, Default)]

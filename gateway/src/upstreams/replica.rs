@@ -16,8 +16,9 @@ use super::connect::{Connector, Sender};
 
 /// Time in which an old peak of latency loses two thirds of its weight.
 const DECAY_S: f64 = 10.0;
-/// Weighs like an answer that takes this long: a fast refusal must not look like a fast service.
+/// Who failed lately weighs like an answer that takes this much longer: a fast refusal must not look like a fast service.
 const FAILED_S: f64 = 1.0;
+const LATELY: Duration = Duration::from_secs(10);
 /// Consecutive failures that put a replica out.
 const FAILURES: u32 = 5;
 /// The first time out; each next one in a row lasts as much longer.
@@ -37,8 +38,9 @@ struct State {
     /// Seconds; 0 when nothing was measured yet.
     latency: f64,
     measured: Instant,
-    /// Failures since the last success.
+    /// Failures since the last success, and when the last one was.
     failures: u32,
+    failed_at: Option<Instant>,
     /// Times out in a row.
     times_out: u32,
     out_until: Option<Instant>,
@@ -54,7 +56,14 @@ struct Slot {
 
 impl Replica {
     pub(super) fn new(address: SocketAddr, connector: Arc<Connector>, connections: usize) -> Self {
-        let state = State { latency: 0.0, measured: Instant::now(), failures: 0, times_out: 0, out_until: None };
+        let state = State {
+            latency: 0.0,
+            measured: Instant::now(),
+            failures: 0,
+            failed_at: None,
+            times_out: 0,
+            out_until: None,
+        };
         let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
         let (next, in_flight) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { address, connector, slots, next, in_flight, state: Mutex::new(state) }
@@ -85,9 +94,13 @@ impl Replica {
     /// What a call would cost here: how long answers take, times how many wait for one.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         let waiting = self.in_flight.load(Ordering::Relaxed);
-        let latency = self.state().decayed(now);
+        let state = self.state();
+        let latency = state.decayed(now);
         // Calls are in flight and none has been answered yet: nobody knows, so others go first.
-        if latency == 0.0 && waiting > 0 { FAILED_S * waiting as f64 } else { latency * (waiting + 1) as f64 }
+        let is_unknown = latency == 0.0 && waiting > 0;
+        let has_failed = state.failed_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY);
+        let latency = if is_unknown || has_failed { latency + FAILED_S } else { latency };
+        latency * (waiting + 1) as f64
     }
 
     pub(super) fn is_out(&self, now: Instant) -> bool {
@@ -112,7 +125,7 @@ impl Replica {
 
     pub(super) fn succeeded(&self) {
         let mut state = self.state();
-        state.failures = 0;
+        (state.failures, state.failed_at) = (0, None);
         if state.out_until.take().is_some() {
             state.times_out = state.times_out.saturating_sub(1);
         }
@@ -120,9 +133,9 @@ impl Replica {
 
     /// Whether it has failed so often in a row that it should be put out.
     pub(super) fn failed(&self) -> bool {
-        self.measure(FAILED_S);
         let mut state = self.state();
         state.failures += 1;
+        state.failed_at = Some(Instant::now());
         state.failures >= FAILURES
     }
 
@@ -166,6 +179,11 @@ impl Flight {
     pub(super) fn answered(&mut self) {
         self.is_measured = true;
         self.replica.measure(self.started.elapsed().as_secs_f64());
+    }
+
+    /// It failed, which says nothing of how fast it is.
+    pub(super) fn failed(&mut self) {
+        self.is_measured = true;
     }
 
     pub(super) fn elapsed(&self) -> Duration {

@@ -18,6 +18,14 @@ const OPTIONS: &str = "tenon/options/";
 /// Characters of a meter.
 const MAX_METER: usize = 64;
 
+/// The protos that a contract of others imports, by the name that it imports them by.
+pub const SOURCES: [(&str, &str); 4] = [
+    ("google/api/annotations.proto", include_str!("../google/api/annotations.proto")),
+    ("google/api/http.proto", include_str!("../google/api/http.proto")),
+    ("google/api/httpbody.proto", include_str!("../google/api/httpbody.proto")),
+    ("tenon/options/v1/policy.proto", include_str!("../tenon/options/v1/policy.proto")),
+];
+
 /// What stands beside a descriptor set.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rules {

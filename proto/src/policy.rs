@@ -52,7 +52,7 @@ impl Method {
 }
 
 /// Every method of a descriptor set, by gRPC path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Contract {
     pub pool: DescriptorPool,
     methods: HashMap<String, Arc<Method>>,

@@ -41,6 +41,7 @@ use crate::{
     routes::{Found, Route},
     transcode::Media,
     upstreams::{self, Loaded, Room, Served},
+    usage::Meter,
 };
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -69,13 +70,14 @@ pub(crate) struct Edge {
     guard: Arc<Guard>,
     cors: Cors,
     room: Room,
+    meter: Meter,
 }
 
 impl Edge {
-    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>) -> Self {
+    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let room = Room::new(config.edge_max_requests);
-        Self { config, mesh, loaded, guard, cors, room }
+        Self { config, mesh, loaded, guard, cors, room, meter }
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
@@ -257,6 +259,10 @@ impl Edge {
         out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
         let repeat = route.method.effect != Effect::Once || key.is_some();
         let answer = target.call(path, out, upstreams::frame(&message), deadline, repeat).await?;
+        // The mesh's own services count in the transaction of the call; a repeated answer was counted when it was made.
+        if target.dial.is_foreign && !answer.headers.contains_key(REPLAYED) {
+            self.meter.count(&admitted.caller);
+        }
         let Media { kind, data } = route.binding.response(answer.message)?;
         let mut response = Response::new(data);
         let to = response.headers_mut();

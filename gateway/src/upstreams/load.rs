@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Ground, Target,
+    compare::compare,
     file::{self, Entry, Source, Stamps},
     loaded::{Foreign, Loaded, Own},
     reflect::{self, Silent},
@@ -20,6 +21,8 @@ use crate::Error;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Breaking changes of one reload that are logged.
+const MAX_TOLD: usize = 20;
 /// How soon a service that could not tell is asked again, at first and at last.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MOST: Duration = Duration::from_secs(30);
@@ -115,9 +118,14 @@ pub(crate) async fn watch(loader: Loader, loaded: Arc<ArcSwap<Loaded>>, mut file
                 let is_same = why == "reflection" && new.foreign.iter().any(|foreign| foreign.contract.is_none());
                 patience = if is_same { (patience * 2).min(ASK_AGAIN_MOST) } else { ASK_AGAIN };
                 let (routes, methods) = (new.routes.iter().count(), new.contract.methods().count());
+                let changes = compare(&before.contract, &new.contract);
                 loaded.store(Arc::new(new));
+                for change in changes.iter().filter(|change| change.is_breaking).take(MAX_TOLD) {
+                    tracing::warn!(change.what, change.how, "a change of an upstream breaks clients of before");
+                }
                 if !is_same {
-                    tracing::info!(reason = why, routes, methods, "upstreams are read anew");
+                    let changes = changes.len();
+                    tracing::info!(reason = why, routes, methods, changes, "upstreams are read anew");
                 }
                 "ok"
             }

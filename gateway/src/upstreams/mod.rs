@@ -3,7 +3,8 @@
 //! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
 //! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`) with
 //! the address that it goes to (`balance`, `replica`), its connection (`connect`) and how often it may be sent again
-//! (`budget`), and how many there may be (`room`).
+//! (`budget`), and how many there may be (`room`); what is served
+//! (`inspect`) and what would change (`compare`).
 
 mod dial;
 
@@ -26,6 +27,10 @@ mod connect;
 mod budget;
 
 mod room;
+
+pub(crate) mod compare;
+
+pub(crate) mod inspect;
 
 use tenon_chassis::Mesh;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

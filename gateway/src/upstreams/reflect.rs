@@ -81,6 +81,14 @@ pub(crate) enum Silent {
     Refuses(String),
 }
 
+impl Silent {
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Away(why) | Self::Refuses(why) => why,
+        }
+    }
+}
+
 /// The descriptor set of the services that a server says it has; all but gRPC's own.
 pub(crate) async fn descriptors(target: &Target, only: Option<&[String]>) -> Result<Vec<u8>, Silent> {
     let deadline = Instant::now() + WITHIN;

@@ -41,7 +41,8 @@ use crate::{
     openapi::{self, Page},
     routes::{Found, Route},
     transcode::Media,
-    upstreams::{self, Loaded, Served},
+    upstreams::{self, Loaded, Room, Served},
+    usage::Meter,
 };
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -66,15 +67,18 @@ pub(crate) struct Edge {
     config: Config,
     mesh: Mesh,
     /// Replaced as a whole when the upstreams are read anew.
-    loaded: ArcSwap<Loaded>,
+    loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
+    room: Room,
+    meter: Meter,
 }
 
 impl Edge {
-    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Loaded) -> Self {
+    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        Self { config, mesh, loaded: ArcSwap::from_pointee(loaded), guard, cors }
+        let room = Room::new(config.edge_max_requests);
+        Self { config, mesh, loaded, guard, cors, room, meter }
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
@@ -90,7 +94,10 @@ impl Edge {
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
         let mut span = None;
-        let answer = match self.find(&loaded, &mut seen, &headers) {
+        let place = self.room.enter();
+        let found =
+            if place.is_some() { self.find(&loaded, &mut seen, &headers) } else { Err(upstreams::overloaded().into()) };
+        let answer = match found {
             Ok(Step::Answer(response)) => Ok(response),
             Ok(Step::Call(route)) => {
                 let current = seen.span(&route, &headers);
@@ -105,7 +112,9 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
-        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(&loaded.contract.pool));
+        // Details of an upstream's own are described by its own descriptors.
+        let pool = seen.route.as_ref().map_or(&loaded.contract.pool, |route| route.method.descriptor.parent_pool());
+        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(pool));
         seen.answered(&mut response, span.as_ref());
         draws.write(response.headers_mut());
         self.finish(response, &seen, &headers)
@@ -179,6 +188,7 @@ impl Edge {
         body: Incoming,
     ) -> Result<Response<Bytes>, Refusal> {
         let most = Duration::from_secs(self.config.edge_timeout_s);
+        let most = most.min(loaded.by_route(route).target.dial.timeout.unwrap_or(most));
         let deadline = seen.started() + request::timeout(headers, most)?;
         let forwarded = async {
             draws.ip(&self.mesh.limiter, &self.config.rates, route.method.rate, seen.client).await?;
@@ -255,8 +265,12 @@ impl Edge {
             out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
         out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
-        let repeat = route.method.effect == Effect::None;
+        let repeat = route.method.effect != Effect::Once || key.is_some();
         let answer = target.call(path, out, upstreams::frame(&message), deadline, repeat).await?;
+        // The mesh's own services count in the transaction of the call; a repeated answer was counted when it was made.
+        if target.dial.is_foreign && !answer.headers.contains_key(REPLAYED) {
+            self.meter.count(&admitted.caller);
+        }
         let Media { kind, data } = route.binding.response(answer.message)?;
         let mut response = Response::new(data);
         let to = response.headers_mut();
@@ -287,7 +301,9 @@ impl Edge {
         }
         let Admitted { served, caller, host } = admitted;
         match (route.method.access, &caller.principal) {
-            (Access::Operator, _) => {
+            // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
+            (Access::Public, _) if served.target.dial.is_foreign => {}
+            (Access::Operator, _) if !served.target.dial.is_foreign => {
                 if let Some(key) = headers.get(OPERATOR_KEY) {
                     out.insert(OPERATOR_KEY, key.clone());
                 }
@@ -299,7 +315,7 @@ impl Edge {
             }
             _ => {
                 let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-                let token = self.mesh.key.mint(PART, &served.target.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &served.target.dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }

@@ -2,3 +2,6 @@
 
 mod edge;
 mod house;
+mod resilience;
+mod shop;
+mod upstreams;

@@ -29,6 +29,15 @@ pub struct Config {
     /// Seconds that a client may take to send a body
     #[arg(long, env = "TENON_EDGE_BODY_TIMEOUT_S", default_value_t = 15)]
     pub edge_body_timeout_s: u64,
+    /// Seconds that a stream may be silent in both directions; 0 is no limit
+    #[arg(long, env = "TENON_EDGE_STREAM_IDLE_S", default_value_t = 900)]
+    pub edge_stream_idle_s: u64,
+    /// Seconds between the comments that keep a silent event stream open
+    #[arg(long, env = "TENON_EDGE_KEEP_ALIVE_S", default_value_t = 15)]
+    pub edge_keep_alive_s: u64,
+    /// Streams that one tenant, or one address without a token, may hold open at once
+    #[arg(long, env = "TENON_EDGE_STREAMS", default_value_t = 1_000)]
+    pub edge_streams: usize,
     #[command(flatten)]
     pub rates: Rates,
 }

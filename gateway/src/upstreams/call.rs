@@ -19,7 +19,10 @@ use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt};
 
 use super::Upstream;
-use crate::errors::Refusal;
+use crate::{
+    errors::{Refusal, status_of},
+    stack,
+};
 
 /// Bytes of one response message at most, as everywhere in the mesh.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
@@ -37,6 +40,7 @@ pub(crate) struct Target {
 pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) message: Bytes,
+    pub(crate) trailers: HeaderMap,
 }
 
 /// Whether a call may be sent again while nothing of its answer has come.
@@ -74,6 +78,12 @@ impl From<Failed> for Refusal {
 
 /// The response body of a call: gRPC frames as they come, trailers at the end.
 pub(crate) struct UpstreamBody(Body);
+
+impl UpstreamBody {
+    pub(crate) fn new(body: Body) -> Self {
+        Self(body)
+    }
+}
 
 impl http_body::Body for UpstreamBody {
     type Data = Bytes;
@@ -128,14 +138,7 @@ impl Target {
     ) -> Result<Answer, Refusal> {
         let retry = if retry { Retry::Again(frame.clone()) } else { Retry::Never };
         let response = self.open(path, headers, Body::new(Full::new(frame)), deadline, retry).await?;
-        let (parts, body) = response.into_parts();
-        if let Some(status) = Status::from_header_map(&parts.headers) {
-            // Trailers only: a refusal, since a success has a message.
-            let status = if status.code() == Code::Ok { broken("has no message") } else { status };
-            return Err(remap(status, deadline).into());
-        }
-        let message = receive(body).await.map_err(|status| remap(status, deadline))?;
-        Ok(Answer { headers: parts.headers, message })
+        one(response, deadline).await
     }
 
     async fn send(
@@ -177,8 +180,26 @@ impl Target {
     }
 }
 
+/// The answer to a call that has one message.
+///
+/// # Errors
+/// The service's own refusal, or that its answer is not one message.
+pub(crate) async fn one(response: Response<UpstreamBody>, deadline: Instant) -> Result<Answer, Refusal> {
+    let (parts, body) = response.into_parts();
+    let refuse = |status: Status| {
+        let metadata = stack::outward(status.metadata().as_ref());
+        Refusal::from(remap(status, deadline)).metadata(metadata)
+    };
+    if let Some(status) = status_of(&parts.headers) {
+        // Trailers only: a refusal, since a success has a message.
+        return Err(refuse(if status.code() == Code::Ok { broken("has no message") } else { status }));
+    }
+    let (message, trailers) = receive(body).await.map_err(refuse)?;
+    Ok(Answer { headers: parts.headers, message, trailers })
+}
+
 /// Reads the one message and the status behind it.
-async fn receive(mut body: UpstreamBody) -> Result<Bytes, Status> {
+async fn receive(mut body: UpstreamBody) -> Result<(Bytes, HeaderMap), Status> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     let mut trailers = None;
@@ -195,13 +216,14 @@ async fn receive(mut body: UpstreamBody) -> Result<Bytes, Status> {
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    let status = trailers.as_ref().and_then(Status::from_header_map);
+    let status = trailers.as_ref().and_then(status_of);
     match status {
         None => return Err(broken("has no status")),
         Some(status) if status.code() != Code::Ok => return Err(status),
         Some(_) => {}
     }
-    unframe(&rest.map_or(first, BytesMut::freeze))
+    let message = unframe(&rest.map_or(first, BytesMut::freeze))?;
+    Ok((message, trailers.unwrap_or_default()))
 }
 
 /// The message of a body that holds exactly one, not compressed.

@@ -178,13 +178,13 @@ impl Edge {
         let by = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
         let response = tokio::select! {
             response = target.open(path, out, body, by, retry) => response,
-            refusal = line.silence() => return Err(refusal),
+            refusal = line.ended() => return Err(refusal),
         };
         let response = response.map_err(|failed| line.fault().unwrap_or_else(|| failed.into()))?;
         if let (Protocol::Json, Some(route), false) = (ask.protocol, &ask.route, server) {
             let answer = tokio::select! {
                 answer = upstreams::one(response, by) => answer.map_err(|refusal| line.fault().unwrap_or(refusal))?,
-                refusal = line.silence() => return Err(refusal),
+                refusal = line.ended() => return Err(refusal),
             };
             return json_answer(ask, route, answer).map(Answered::Whole);
         }

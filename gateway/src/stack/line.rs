@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tonic::Code;
 
 use crate::errors::Refusal;
@@ -22,11 +22,13 @@ pub(super) struct Line {
     /// How long neither side may be silent.
     idle: Option<Duration>,
     fault: OnceLock<Refusal>,
+    failed: Notify,
 }
 
 impl Line {
     pub(super) fn new(idle: Option<Duration>) -> Self {
-        Self { opened: Instant::now(), touched: AtomicU64::new(0), idle, fault: OnceLock::new() }
+        let (opened, touched, fault) = (Instant::now(), AtomicU64::new(0), OnceLock::new());
+        Self { opened, touched, idle, fault, failed: Notify::new() }
     }
 
     /// Something passed just now.
@@ -48,6 +50,8 @@ impl Line {
     /// The client's half could not be read; the first reason counts.
     pub(super) fn fail(&self, refusal: Refusal) {
         let _first = self.fault.set(refusal);
+        // One waits at most, and one that comes later finds the permit.
+        self.failed.notify_one();
     }
 
     /// Why the client's half could not be read: it outranks whatever the service made of that.
@@ -55,14 +59,23 @@ impl Line {
         self.fault.get().cloned()
     }
 
-    /// Waits for the silence to be too long.
-    pub(super) async fn silence(&self) -> Refusal {
-        while let Some(at) = self.idle_at().filter(|at| *at > Instant::now()) {
-            tokio::time::sleep_until(at).await;
+    /// Waits for what ends a stream before its time: the client's half cannot be read, or it was silent for too long.
+    pub(super) async fn ended(&self) -> Refusal {
+        tokio::select! {
+            () = self.failed.notified() => {}
+            () = self.silence() => {}
         }
+        let silent =
+            || Refusal::new(Code::DeadlineExceeded, "STREAM_IDLE", "nothing passed on the stream for too long");
+        self.fault().unwrap_or_else(silent)
+    }
+
+    async fn silence(&self) {
         if self.idle.is_none() {
             std::future::pending::<()>().await;
         }
-        Refusal::new(Code::DeadlineExceeded, "STREAM_IDLE", "nothing passed on the stream for too long")
+        while let Some(at) = self.idle_at().filter(|at| *at > Instant::now()) {
+            tokio::time::sleep_until(at).await;
+        }
     }
 }

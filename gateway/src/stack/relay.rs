@@ -196,7 +196,7 @@ impl Relay {
             biased;
             frame = body.frame() => Event::Frame(frame),
             () = at(deadline) => Event::Failed(expired().into()),
-            refusal = line.silence() => Event::Failed(refusal),
+            refusal = line.ended() => Event::Failed(refusal),
             () = drained(line, draining.as_ref()) => Event::Failed(leaving()),
             () = at(beat.map(|beat| Instant::now() + beat)) => Event::Beat,
         }

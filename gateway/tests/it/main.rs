@@ -2,3 +2,7 @@
 
 mod edge;
 mod house;
+mod protocols;
+mod speak;
+mod streams;
+mod talker;

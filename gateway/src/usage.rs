@@ -19,6 +19,7 @@ pub struct Used {
 }
 
 /// Where events go.
+#[derive(Clone)]
 pub(crate) struct Meter {
     queue: mpsc::Sender<Used>,
     clock: Clock,
@@ -30,12 +31,27 @@ impl Meter {
         (Self { queue, clock }, taken)
     }
 
-    /// Counts a call that succeeded, if its method has a meter. Never waits.
-    pub(crate) fn count(&self, caller: &Caller) {
-        let (Some(meter), Some(tenant)) = (&caller.method.meter, caller.tenant_id) else { return };
-        let id = format!("edge/{}", id::uuid_v7(&self.clock).simple());
-        let used = Used { tenant, id, meter: meter.clone(), at: self.clock.now() };
-        if self.queue.try_send(used).is_err() {
+    /// What is to be counted if a call succeeds, when its method has a meter.
+    pub(crate) fn open(&self, caller: &Caller) -> Option<Usage> {
+        let (meter, tenant) = (caller.method.meter.clone()?, caller.tenant_id?);
+        Some(Usage { meter, tenant, at: self.clone() })
+    }
+}
+
+/// A call that is counted once it has succeeded.
+pub(crate) struct Usage {
+    meter: String,
+    tenant: TenantId,
+    at: Meter,
+}
+
+impl Usage {
+    /// Counts. Never waits.
+    pub(crate) fn count(self) {
+        let Self { meter, tenant, at: Meter { queue, clock } } = self;
+        let id = format!("edge/{}", id::uuid_v7(&clock).simple());
+        let used = Used { tenant, id, meter, at: clock.now() };
+        if queue.try_send(used).is_err() {
             dropped(1, "queue_full");
         }
     }

@@ -202,7 +202,7 @@ fn collect(message: &MessageDescriptor, above: &mut Vec<FieldDescriptor>, found:
             Kind::Message(inner) if !is_single(&inner) => {
                 let known = inner.full_name().starts_with("google.protobuf.") || field.is_list();
                 // A message inside of itself has no end.
-                let again = above.iter().any(|field| field.parent_message() == inner);
+                let again = above.iter().any(|field| *field.parent_message() == inner);
                 if !known && !again && above.len() < QUERY_DEPTH && found.len() < QUERY_MAX {
                     collect(&inner, above, found);
                 }

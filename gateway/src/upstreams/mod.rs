@@ -37,11 +37,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use dial::Dial;
 
-pub(crate) use call::{Target, expired, frame, overloaded};
+pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, frame, one, overloaded, remap};
 pub(crate) use file::Stamps;
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};
-pub(crate) use room::Room;
+pub(crate) use room::{Place, Room};
 
 /// What background work of an upstream stands on.
 #[derive(Clone, Default)]

@@ -5,3 +5,7 @@ mod house;
 mod resilience;
 mod shop;
 mod upstreams;
+mod protocols;
+mod speak;
+mod streams;
+mod talker;

@@ -28,6 +28,15 @@ pub struct Route {
     pub binding: Binding,
 }
 
+impl Route {
+    /// The verb; `None` is every one.
+    #[must_use]
+    pub fn verb(&self) -> Option<Verb> {
+        let (verb, _) = self.label.split_once(' ')?;
+        verb.parse().ok().filter(|_| verb != "*")
+    }
+}
+
 /// A binding that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,11 +90,12 @@ impl Routes {
     /// Names the method, or both methods, that cannot be served.
     pub fn load(contract: &Contract) -> Result<Self, Error> {
         let mut routes = Self::default();
-        let Some(rule) = contract.pool.get_extension_by_name(HTTP_RULE) else { return Ok(routes) };
         let mut methods: Vec<_> = contract.methods().collect();
         methods.sort_by(|a, b| a.path.cmp(&b.path));
         for method in methods {
-            for rule in rules(method, &rule) {
+            // Each upstream has descriptors of its own.
+            let rule = method.descriptor.parent_pool().get_extension_by_name(HTTP_RULE);
+            for rule in rule.iter().flat_map(|rule| rules(method, rule)) {
                 routes.insert(method, &rule)?;
             }
         }
@@ -347,7 +357,7 @@ mod tests {
     #[test]
     fn every_rule_of_a_contract_becomes_a_route() {
         let routes = Routes::load(&contract()).unwrap();
-        assert_eq!(routes.iter().count(), 13);
+        assert_eq!(routes.iter().count(), 18);
         assert_eq!(find(&routes, "TRACE", "/any/thing/at/all"), "* /any/**");
         assert_eq!(find(&routes, "GET", "/v1/files/a/b/c.txt:read"), "GET /v1/files/{text=**}:read");
         assert!(Routes::load(&Contract::embedded()).unwrap().iter().count() > 15);

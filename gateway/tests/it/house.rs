@@ -35,6 +35,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 
+use crate::talker;
+
 pub(crate) const ACME: &str = "ten_01890000000070008000000000000001";
 pub(crate) const GLOBEX: &str = "ten_01890000000070008000000000000002";
 pub(crate) const OPERATOR: &str = "the-operator";
@@ -91,6 +93,15 @@ pub(crate) fn contract() -> Arc<Contract> {
 
 impl House {
     pub(crate) async fn open(flags: &[&str]) -> Self {
+        Self::try_open(flags).await.unwrap()
+    }
+
+    /// Why an edge does not start.
+    pub(crate) async fn refused(flags: &[&str]) -> String {
+        Self::try_open(flags).await.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    async fn try_open(flags: &[&str]) -> Result<Self, tenon_gateway::Error> {
         let contract = contract();
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -103,9 +114,10 @@ impl House {
         let (pool, cut) = (contract.clone(), Arc::new(AtomicUsize::new(0)));
         let dropped = cut.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
-            let (pool, cut) = (pool.clone(), Cut(Some(dropped.clone())));
+            let (pool, dropped) = (pool.clone(), dropped.clone());
+            let cut = Cut::new(&dropped);
             async move {
-                let answer = serve(&pool, request).await.unwrap_or_else(Status::into_http);
+                let answer = serve(&pool, request, &dropped).await.unwrap_or_else(Status::into_http);
                 cut.answered();
                 Ok::<_, Infallible>(answer)
             }
@@ -113,16 +125,12 @@ impl House {
         tokio::spawn(accept::serve(listener, service, limits, CancellationToken::new()));
         let clock = Clock::default();
         let mesh = Mesh::join(settings.mesh, clock.clone()).await.unwrap();
-        let upstream = |prefix: &str, url: &str| Upstream {
-            prefix: prefix.to_owned(),
-            audience: "everything".to_owned(),
-            url: url.to_owned(),
-        };
+        let upstream = |prefix: &str, url: &str| Upstream::new(prefix, "everything", url).unwrap();
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
-        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await.unwrap();
+        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
         let address = gateway.address().unwrap();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Self { address, clock, stop, edge, cut }
+        Ok(Self { address, clock, stop, edge, cut })
     }
 
     pub(crate) async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
@@ -145,6 +153,24 @@ impl House {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path), "").await
+    }
+
+    /// A request over HTTP/2 of its own connection, and the answer as it comes.
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response<Incoming>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    }
+
+    /// The address of a path over HTTP/2, at the host of no tenant or of one.
+    pub(crate) fn uri(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.address.port())
     }
 
     pub(crate) async fn h2(&self, request: http::request::Builder) -> Answer {
@@ -181,10 +207,14 @@ impl House {
 }
 
 /// Counts when it is dropped without an answer.
-struct Cut(Option<Arc<AtomicUsize>>);
+pub(crate) struct Cut(Option<Arc<AtomicUsize>>);
 
 impl Cut {
-    fn answered(mut self) {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
+        Self(Some(count.clone()))
+    }
+
+    pub(crate) fn answered(mut self) {
         self.0 = None;
     }
 }
@@ -205,8 +235,15 @@ async fn read(response: Response<Incoming>) -> Answer {
 }
 
 /// Every service behind the edge: the directory, the keys, and the echo.
-async fn serve(contract: &Contract, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn serve(
+    contract: &Arc<Contract>,
+    request: Request<Incoming>,
+    cut: &Arc<AtomicUsize>,
+) -> Result<Response<Body>, Status> {
     let (parts, body) = request.into_parts();
+    if parts.uri.path().starts_with("/everything.v1.StreamService/") {
+        return talker::talk(contract, &parts, body, cut).await;
+    }
     let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?.to_bytes();
     let message = body.slice(5..);
     match parts.uri.path() {
@@ -252,14 +289,15 @@ fn lookup(message: Bytes) -> Result<DirectoryEntry, Status> {
     Ok(entry)
 }
 
-fn reply(message: &[u8]) -> Response<Body> {
+pub(crate) fn reply(message: &[u8]) -> Response<Body> {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).unwrap());
     frame.put_slice(message);
-    let trailers = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+    let mut trailers = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+    trailers.insert("x-final", HeaderValue::from_static("done"));
     let frames = [Ok::<_, Infallible>(Frame::data(frame.freeze())), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(Body::new(StreamBody::new(futures::stream::iter(frames))));
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    talker::head(response.headers_mut());
     response
 }

@@ -2,3 +2,10 @@
 
 mod edge;
 mod house;
+mod resilience;
+mod shop;
+mod upstreams;
+mod protocols;
+mod speak;
+mod streams;
+mod talker;

@@ -135,8 +135,8 @@ async fn edge(mesh: &Mesh, config: tenon_gateway::Config) -> Result<Gateway> {
         audience: service.to_owned(),
         url: mesh.config.url(service),
     };
-    let upstreams = Config::SERVICES.into_iter().map(upstream).collect();
-    Ok(Gateway::bind(config, mesh, mesh.contract.clone(), upstreams).await?)
+    let upstreams: Vec<_> = Config::SERVICES.into_iter().map(upstream).collect();
+    Ok(Gateway::bind(config, mesh, mesh.contract.clone(), &upstreams).await?)
 }
 
 /// Serves until SIGTERM or Ctrl-C.

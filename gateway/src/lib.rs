@@ -1,8 +1,8 @@
 //! The edge: HTTP/JSON in, gRPC out, driven by descriptors; it names no service.
 //!
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
-//! message and back (`transcode`), how a refusal looks (`errors`), how a service is called (`upstream`), and what every
-//! request goes through (`stack`).
+//! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
+//! (`upstreams`), and what every request goes through (`stack`).
 
 pub mod config;
 
@@ -14,7 +14,7 @@ pub mod transcode;
 
 pub mod errors;
 
-pub mod upstream;
+mod upstreams;
 
 mod stack;
 
@@ -23,7 +23,7 @@ mod testing;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
-use http::{Request, Uri};
+use http::Request;
 use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
 use tenon_proto::policy::Contract;
@@ -32,13 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use stack::Cidr;
-pub use upstream::Upstream;
+pub use upstreams::Upstream;
 
-use crate::{
-    routes::Routes,
-    stack::{Edge, Served},
-    upstream::Target,
-};
+use crate::{stack::Edge, upstreams::Loaded};
 
 /// Why the edge cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -71,28 +67,12 @@ impl Gateway {
         config: Config,
         mesh: &Mesh,
         contract: Arc<Contract>,
-        upstreams: Vec<Upstream>,
+        upstreams: &[Upstream],
     ) -> Result<Self, Error> {
-        let routes = Routes::load(&contract)?;
-        let targets = upstreams.into_iter().map(|upstream| {
-            let (name, url) = (upstream.audience.clone(), upstream.url.clone());
-            Target::new(upstream).map(Arc::new).map_err(|why| Error::Url { name, url, why })
-        });
-        let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
-        let served = routes.iter().map(|route| {
-            let method = route.method.descriptor.full_name();
-            let fitting = targets.iter().filter(|target| method.starts_with(&target.prefix));
-            let target = fitting.max_by_key(|target| target.prefix.len());
-            let target = target.ok_or_else(|| Error::NoUpstream { method: method.to_owned() })?.clone();
-            let path = Uri::try_from(route.method.path.as_str()).expect("names of services and methods are plain");
-            let handed_on = stack::handed_on(&route.method);
-            let handed_on = handed_on.map_err(|header| Error::Header { method: method.to_owned(), header })?;
-            Ok(Served { target, path, handed_on })
-        });
-        let served = served.collect::<Result<Vec<_>, Error>>()?;
+        let loaded = Loaded::new(contract, upstreams)?;
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
         let limits = accept::Limits::from(&mesh.config);
-        let edge = Arc::new(Edge::new(config, mesh.clone(), contract, routes, served));
+        let edge = Arc::new(Edge::new(config, mesh.clone(), loaded));
         Ok(Self { edge, listener, limits })
     }
 
@@ -121,12 +101,7 @@ impl Gateway {
 ///
 /// # Errors
 /// As [`Gateway::bind`].
-pub async fn serve(
-    config: Config,
-    mesh: &Mesh,
-    upstreams: Vec<Upstream>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
+pub async fn serve(config: Config, mesh: &Mesh, upstreams: &[Upstream], stop: CancellationToken) -> Result<(), Error> {
     Gateway::bind(config, mesh, mesh.contract.clone(), upstreams).await?.serve(stop).await;
     Ok(())
 }

@@ -11,8 +11,9 @@ mod seen;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -27,7 +28,7 @@ use tenon_chassis::{
 };
 use tenon_proto::{
     options::v1::policy::{Access, Rate},
-    policy::{Contract, Effect},
+    policy::Effect,
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
@@ -37,9 +38,9 @@ use self::{cors::Cors, limits::Draws, seen::Seen};
 use crate::{
     config::Config,
     errors::Refusal,
-    routes::{Found, Route, Routes},
+    routes::{Found, Route},
     transcode::Media,
-    upstream::{self, Target},
+    upstreams::{self, Loaded, Served},
 };
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -63,36 +64,22 @@ const PAGE_CSP: &str =
 pub(crate) struct Edge {
     config: Config,
     mesh: Mesh,
-    contract: Arc<Contract>,
-    routes: Routes,
-    /// For each route, by its id.
-    served: Vec<Served>,
+    /// Replaced as a whole when the upstreams are read anew.
+    loaded: ArcSwap<Loaded>,
     guard: Arc<Guard>,
     cors: Cors,
 }
 
-/// Where the calls of a route go.
-pub(crate) struct Served {
-    pub(crate) target: Arc<Target>,
-    pub(crate) path: Uri,
-    /// Headers that the method wants to see as they came.
-    pub(crate) handed_on: Vec<HeaderName>,
-}
-
 impl Edge {
-    pub(crate) fn new(
-        config: Config,
-        mesh: Mesh,
-        contract: Arc<Contract>,
-        routes: Routes,
-        served: Vec<Served>,
-    ) -> Self {
+    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Loaded) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        Self { config, mesh, contract, routes, served, guard, cors }
+        Self { config, mesh, loaded: ArcSwap::from_pointee(loaded), guard, cors }
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
     pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        // One contract from the first look at the request to its last.
+        let loaded = self.loaded.load_full();
         let (parts, body) = request.into_parts();
         let address = parts.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
         let client = peer::client(address, &parts.headers, &self.config.trusted_proxies);
@@ -102,11 +89,12 @@ impl Edge {
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
         let mut span = None;
-        let answer = match self.find(&mut seen, &headers) {
+        let answer = match self.find(&loaded, &mut seen, &headers) {
             Ok(Step::Answer(response)) => Ok(response),
             Ok(Step::Call(route)) => {
                 let current = seen.span(&route, &headers);
-                let call = self.call(&route, &mut seen, &mut draws, &headers, body).instrument(current.clone());
+                let call =
+                    self.call(&loaded, &route, &mut seen, &mut draws, &headers, body).instrument(current.clone());
                 let answer = call.await;
                 span = Some(current);
                 answer
@@ -116,7 +104,7 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
-        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(&self.contract.pool));
+        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(&loaded.contract.pool));
         seen.answered(&mut response, span.as_ref());
         draws.write(response.headers_mut());
         self.finish(response, &seen, &headers)
@@ -134,12 +122,12 @@ impl Edge {
         })
     }
 
-    fn find(&self, seen: &mut Seen, headers: &HeaderMap) -> Result<Step, Refusal> {
+    fn find(&self, loaded: &Loaded, seen: &mut Seen, headers: &HeaderMap) -> Result<Step, Refusal> {
         request::uri(&seen.uri)?;
         if let Some(asked) = Cors::preflight(&seen.verb, headers) {
-            return Ok(Step::Answer(self.preflight(seen, &asked, headers)));
+            return Ok(Step::Answer(self.preflight(loaded, seen, &asked, headers)));
         }
-        match self.routes.find(&seen.verb, seen.uri.path()) {
+        match loaded.routes.find(&seen.verb, seen.uri.path()) {
             Found::Route(route) => {
                 seen.route = Some(route.clone());
                 if !route.binding.gives_any_media() {
@@ -163,9 +151,9 @@ impl Edge {
         }
     }
 
-    fn preflight(&self, seen: &Seen, asked: &Verb, headers: &HeaderMap) -> Response<Bytes> {
+    fn preflight(&self, loaded: &Loaded, seen: &Seen, asked: &Verb, headers: &HeaderMap) -> Response<Bytes> {
         let mut response = empty(StatusCode::NO_CONTENT);
-        let known = matches!(self.routes.find(asked, seen.uri.path()), Found::Route(_));
+        let known = matches!(loaded.routes.find(asked, seen.uri.path()), Found::Route(_));
         if known && self.cors.write(headers, &mut HeaderMap::new()) {
             Cors::write_preflight(asked, response.headers_mut());
         }
@@ -175,6 +163,7 @@ impl Edge {
     /// A call of a known route, within its time.
     async fn call(
         &self,
+        loaded: &Loaded,
         route: &Route,
         seen: &mut Seen,
         draws: &mut Draws,
@@ -185,7 +174,7 @@ impl Edge {
         let deadline = seen.started() + request::timeout(headers, most)?;
         let forwarded = async {
             draws.ip(&self.mesh.limiter, &self.config.rates, route.method.rate, seen.client).await?;
-            let admitted = self.admit(route, seen, headers).await?;
+            let admitted = self.admit(loaded.by_route(route), seen, headers).await?;
             if let (Some(tenant), false) = (&admitted.caller.tenant, route.method.access == Access::Public) {
                 draws.tenant(&self.mesh.limiter, &self.config.rates, route.method.rate, tenant).await?;
             }
@@ -193,21 +182,27 @@ impl Edge {
         };
         match timeout_at(deadline, DEADLINE.scope(deadline, forwarded)).await {
             Ok(answer) => answer,
-            Err(_) => Err(upstream::expired().into()),
+            Err(_) => Err(upstreams::expired().into()),
         }
     }
 
     /// Proves the caller, and that the host's tenant is the token's.
-    async fn admit(&self, route: &Route, seen: &mut Seen, headers: &HeaderMap) -> Result<Admitted, Refusal> {
+    async fn admit<'l>(
+        &self,
+        served: &'l Served,
+        seen: &mut Seen,
+        headers: &HeaderMap,
+    ) -> Result<Admitted<'l>, Refusal> {
+        let method = &served.method;
         let slug = peer::slug(&seen.uri, headers, &self.mesh.config.domain)?;
         let host = match slug {
-            Some(slug) if route.method.access != Access::Operator => Some(self.mesh.directory.by_slug(&slug).await?),
+            Some(slug) if method.access != Access::Operator => Some(self.mesh.directory.by_slug(&slug).await?),
             _ => None,
         };
-        let caller = self.guard.admit(&route.method, headers).await?;
+        let caller = self.guard.admit(method, headers).await?;
         seen.principal = Some(caller.principal.clone());
         seen.tenant = caller.tenant_id;
-        match (&host, route.method.access) {
+        match (&host, method.access) {
             (Some(tenant), Access::Public) => {
                 // Who owes money must still be able to sign in and pay.
                 tenant.admit(true)?;
@@ -219,7 +214,7 @@ impl Edge {
             }
             _ => {}
         }
-        Ok(Admitted { caller, host })
+        Ok(Admitted { served, caller, host })
     }
 
     async fn forward(
@@ -227,7 +222,7 @@ impl Edge {
         route: &Route,
         seen: &Seen,
         headers: &HeaderMap,
-        admitted: &Admitted,
+        admitted: &Admitted<'_>,
         body: Incoming,
         deadline: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
@@ -243,8 +238,8 @@ impl Edge {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let body = Media { kind: kind.to_owned(), data: body };
         let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
-        let Served { target, path, handed_on } = &self.served[route.id];
-        let mut out = self.outgoing(target, route, seen, headers, admitted);
+        let Served { target, path, handed_on, .. } = admitted.served;
+        let mut out = self.outgoing(route, seen, headers, admitted);
         if let Some(key) = key {
             out.insert(IDEMPOTENCY_KEY, key.clone());
         }
@@ -253,7 +248,7 @@ impl Edge {
         }
         out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
         let repeat = route.method.effect == Effect::None;
-        let answer = target.call(path, out, upstream::frame(&message), deadline, repeat).await?;
+        let answer = target.call(path, out, upstreams::frame(&message), deadline, repeat).await?;
         let Media { kind, data } = route.binding.response(answer.message)?;
         let mut response = Response::new(data);
         let to = response.headers_mut();
@@ -269,14 +264,7 @@ impl Edge {
     }
 
     /// The headers of the call behind: made anew, so that nothing of what the client sent passes unseen.
-    fn outgoing(
-        &self,
-        target: &Target,
-        route: &Route,
-        seen: &Seen,
-        headers: &HeaderMap,
-        admitted: &Admitted,
-    ) -> HeaderMap {
+    fn outgoing(&self, route: &Route, seen: &Seen, headers: &HeaderMap, admitted: &Admitted<'_>) -> HeaderMap {
         let mut out = HeaderMap::with_capacity(16);
         out.insert(header::CONTENT_TYPE, GRPC);
         out.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -289,7 +277,7 @@ impl Edge {
         {
             out.insert(TRACEPARENT, parent.clone());
         }
-        let Admitted { caller, host } = admitted;
+        let Admitted { served, caller, host } = admitted;
         match (route.method.access, &caller.principal) {
             (Access::Operator, _) => {
                 if let Some(key) = headers.get(OPERATOR_KEY) {
@@ -303,7 +291,7 @@ impl Edge {
             }
             _ => {
                 let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-                let token = self.mesh.key.mint(PART, &target.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &served.target.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }
@@ -353,7 +341,8 @@ enum Step {
 }
 
 /// A call that was let through.
-struct Admitted {
+struct Admitted<'l> {
+    served: &'l Served,
     caller: Caller,
     /// The tenant that the host names.
     host: Option<Arc<Tenant>>,

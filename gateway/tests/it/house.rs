@@ -119,7 +119,7 @@ impl House {
             url: url.to_owned(),
         };
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
-        let gateway = Gateway::bind(settings.edge, &mesh, contract, upstreams).await.unwrap();
+        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await.unwrap();
         let address = gateway.address().unwrap();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
         Self { address, clock, stop, edge, cut }

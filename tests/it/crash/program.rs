@@ -86,8 +86,13 @@ impl Program {
             let body = json!({ "workflowId": id, "definition": definition, "envelope": envelope });
             post("/v1/workflows", body).await;
         }
-        let targets = json!([{ "start": { "workflow": "hooked", "input": "{'meter': request.body.meter}" } }]);
-        post("/v1/hooks", json!({ "hookId": "in", "scheme": "GITHUB", "secret": SECRET, "targets": targets })).await;
+        let start = json!({ "start": { "workflow": "hooked", "input": "{'meter': request.body.meter}" } });
+        let signal = json!({ "signal": { "run": "request.body.meter", "signal": "nobody" } });
+        // What starts one run alone goes another way than what does more.
+        for (id, targets) in [("one", json!([start])), ("more", json!([start, signal]))] {
+            let hook = json!({ "hookId": id, "scheme": "GITHUB", "secret": SECRET, "targets": targets });
+            post("/v1/hooks", hook).await;
+        }
         let url = format!("http://127.0.0.1:{}/status/200", web.port);
         post("/v1/endpoints", json!({ "endpointId": "out", "url": url, "eventTypes": ["shop.point.v1"] })).await;
         let cron = json!({ "scheduleId": "often", "workflow": "beat", "cron": "* * * * * *", "overlap": "ALLOW" });
@@ -185,8 +190,8 @@ impl Program {
         assert_eq!(usize::try_from(self.eyes.count(&keyed).await), Ok(KEYED), "{meter}: starts with a key");
         let counted = format!("select count(*) from billing.usage_events where meter = '{meter}'");
         let all = [runs("leaf").await, runs("told").await, runs("hooked").await];
-        assert_eq!(all, [mains, mains, 1], "{meter}: runs that others have started");
-        assert_eq!(self.eyes.count(&counted).await, 4 * mains + 1, "{meter}: counts of {mains} runs");
+        assert_eq!(all, [mains, mains, 2], "{meter}: runs that others have started");
+        assert_eq!(self.eyes.count(&counted).await, 4 * mains + 2, "{meter}: counts of {mains} runs");
     }
 }
 
@@ -253,7 +258,9 @@ impl Round {
             ("x-github-event", "push".to_owned()),
             ("x-hub-signature-256", format!("sha256={signature}")),
         ];
-        self.answered(&format!("/hooks/{}/in", self.slug), &headers, &body).await;
+        for hook in ["one", "more"] {
+            self.answered(&format!("/hooks/{}/{hook}", self.slug), &headers, &body).await;
+        }
     }
 }
 

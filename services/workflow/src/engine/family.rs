@@ -9,9 +9,9 @@ use tenon_chassis::{Clock, SystemTx, bus};
 use uuid::Uuid;
 
 use super::{
-    Engine,
     active::{About, Key, Opened},
     change::Advanced,
+    writer::Writer,
 };
 use crate::{
     asl::{Failure, Outcome},
@@ -125,7 +125,7 @@ impl About {
     }
 }
 
-impl Engine {
+impl Writer {
     /// Writes what steps have to do with other runs; answers with the events of new ones. The rows of all runs that are
     /// written to are locked in one order first, so that engines do not wait for each other in a circle.
     pub(super) async fn relate(&self, tx: &mut SystemTx, steps: &[&Advanced]) -> Result<Vec<bus::Event>, Error> {
@@ -211,7 +211,7 @@ impl Engine {
             version: latest.version,
             hold: latest.hold.clone(),
         };
-        // A step that is written again finds its child, of which was told and which was counted then.
+        // A step that is written again finds its child, which was told of then.
         if store::is_there(tx, key.tenant.uuid(), child.id).await? {
             return Ok(Ok(Adopted { events: Vec::new() }));
         }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Engine, store, time::Time};
+use super::{Engine, store};
 use crate::error::Error;
 
 /// Shows signs of life until stopped.
@@ -28,7 +28,7 @@ pub(super) async fn heartbeat(db: Db, engine: Uuid, lease: Duration, stop: Cance
 
 impl Engine {
     /// Makes the partitions and asks the database for its time. False when it has to be tried again.
-    pub(super) async fn prepared(&mut self) -> bool {
+    pub(super) async fn prepared(&self) -> bool {
         let prepared = async {
             let mut tx = self.db.system().await?;
             store::insert_partitions(&mut tx, self.config.workflow_partitions).await?;
@@ -38,7 +38,7 @@ impl Engine {
         };
         match prepared.instrument(telemetry::quiet()).await {
             Ok(now) => {
-                self.time = Time::new(now, self.db.clock().clone());
+                self.time.begin(now);
                 true
             }
             Err(error) => {

@@ -52,6 +52,7 @@ impl Engine {
         for row in rows {
             let (key, about, mail) = (row.key(), row.about(self.config.workflow_retention_days), row.mail);
             let (queued, hold) = (row.state == State::Queued.as_str(), row.paused.clone().map(Hold));
+            self.await_birth(key).await;
             let new = !self.runs.contains_key(&key);
             if new {
                 match self.restore(row) {
@@ -80,7 +81,7 @@ impl Engine {
             inputs.extend(letters.into_iter().map(|letter| (key, Work::Letter(letter))));
         }
         if !given_up.is_empty() {
-            self.write(given_up, None).await;
+            self.write(given_up).await;
         }
     }
 
@@ -95,7 +96,8 @@ impl Engine {
         if self.doubts {
             let (ids, epochs) = self.epochs(all.iter().copied());
             let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
-            let in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+            let mut in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+            in_memory.extend(self.awaited.lock().expect("no holder panics").iter().map(|key| key.run.uuid()));
             store::update_forgotten(&mut tx, &held, &in_memory).await?;
             tx.commit().await?;
             self.doubts = false;
@@ -132,7 +134,7 @@ impl Engine {
             }
         }
         for row in &rows {
-            self.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
+            self.writer.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
         fail::at("claim.commit.before").await?;
         tx.commit().await?;
@@ -150,9 +152,9 @@ impl Engine {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
-        let template = self.templates.get(row.tenant_id, &row.workflow_id, row.version);
+        let template = self.writer.templates.get(row.tenant_id, &row.workflow_id, row.version);
         let template = template.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
-        let about = row.about(self.retention_days(&template));
+        let about = row.about(self.writer.retention_days(&template));
         let (hold, queued) = (row.paused.map(Hold), row.state == State::Queued.as_str());
         let (execution, fresh) = match row.execution {
             None => (begin(&about, &template, row.input, row.created_at), true),

@@ -62,9 +62,10 @@ impl RunService for Runs {
         // remembered beside the run is written here, and the run is then due for whoever owns its partition.
         if caller.idempotency.is_none() && run.idempotency_key.is_none() && run.concurrency.is_none() {
             let tenant = (caller.tenant_id()?, fair::weight(caller.tenant.as_deref()));
-            match self.waker.start(tenant, run, caller.method.meter.clone()).await {
+            match self.waker.start(tenant, run, caller.method.meter.clone(), None).await {
                 Ok(run) => return Ok(Response::new(run.into())),
                 Err(NotBorn::Refused(error)) => return Err(error.into()),
+                Err(NotBorn::Delivered) => unreachable!("it answers no delivery"),
                 Err(NotBorn::Elsewhere(same)) => run = *same,
             }
         }

@@ -38,6 +38,7 @@ use crate::{
     config::Config,
     error::Error,
     fair::Fair,
+    quotas::{self, Quotas},
     runs::{
         model::{NewRun, Run, RunId},
         template::Templates,
@@ -72,6 +73,7 @@ const CHANGES: usize = 4_096;
 /// Tells engines that there is something to do: the one in this process at once, the others by the database.
 pub struct Waker {
     db: Db,
+    pub(crate) quotas: Quotas,
     here: Notify,
     /// Tasks that were opened in this process.
     opened: Notify,
@@ -87,11 +89,11 @@ pub struct Waker {
 
 impl Waker {
     #[must_use]
-    pub fn new(db: Db) -> Self {
+    pub fn new(db: Db, quotas: Quotas) -> Self {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
         let (works, writes) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works, writes }
+        Self { db, quotas, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works, writes }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -105,6 +107,7 @@ impl Waker {
         if !self.works.load(Ordering::Relaxed) || !self.writes.load(Ordering::Relaxed) {
             return Err(NotBorn::Elsewhere(Box::new(new)));
         }
+        self.quotas.admit_run(tenant).map_err(NotBorn::Refused)?;
         let (reply, born) = oneshot::channel();
         match self.births.try_send(Birth { tenant, weight, new, meter, delivery, reply }) {
             Ok(()) => born.await.unwrap_or_else(|_| Err(NotBorn::Refused(births::unavailable()))),
@@ -163,6 +166,8 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
+    /// Runs that wait for something to be left of a meter, and are to be parked.
+    short: Vec<(Key, String)>,
     /// Whether runs may have been claimed without this engine hearing of it.
     doubts: bool,
     writer: Writer,
@@ -232,6 +237,7 @@ impl Engine {
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
+            short: Vec::new(),
             doubts: false,
             writer,
             answers: mpsc::channel(BATCH),
@@ -271,6 +277,7 @@ impl Engine {
                 () = waker.here.notified() => looks = true,
                 () = woken(&mut beats) => looks = true,
                 () = sleep_until(next_timer) => {}
+                () = std::future::ready(()), if !self.short.is_empty() => {}
             }
             while inputs.len() < BATCH
                 && let Ok(answer) = self.answers.1.try_recv()
@@ -280,6 +287,8 @@ impl Engine {
             while let Ok(born) = self.born.try_recv() {
                 self.take_in(born);
             }
+            let parks = self.short.drain(..).map(|(key, meter)| (key, Work::Park(format!("{}{meter}", quotas::HELD))));
+            inputs.extend(parks);
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;

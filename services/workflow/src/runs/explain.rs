@@ -6,6 +6,7 @@ use tenon_chassis::directory::Status;
 use super::model::{RunId, State};
 use crate::{
     asl::{Command, Execution},
+    quotas,
     tasks::{Family, family},
 };
 
@@ -28,6 +29,7 @@ pub enum Code {
     TenantSuspended,
     TenantUnpaid,
     Crashed,
+    Quota,
 }
 
 /// A reason.
@@ -59,6 +61,8 @@ pub struct Situation {
     /// The first that is at work with its key, and how many are queued before it.
     pub ahead: Option<(RunId, i64)>,
     pub standing: Option<Status>,
+    /// When the period ends whose quota holds it back, while nothing is left.
+    pub quota_until: Option<DateTime<Utc>>,
     pub execution: Option<Execution>,
     pub awaited: Vec<Awaited>,
 }
@@ -112,6 +116,13 @@ impl Situation {
             Some("tenant") => {
                 let text = "everything in the tenant is paused; DeletePause lets it go on".to_owned();
                 holds.push(why(Code::TenantPaused, text, String::new(), None));
+            }
+            Some(by) if by.starts_with(quotas::HELD) => {
+                let meter = by.trim_start_matches(quotas::HELD).to_owned();
+                let text = format!(
+                    "nothing is left of {meter} in the plan; the run goes on with the next period or another plan"
+                );
+                holds.push(why(Code::Quota, text, meter, self.quota_until));
             }
             Some(by) => {
                 let text = format!("paused by {by}; ResumeRun lets it go on");
@@ -179,6 +190,7 @@ mod tests {
             concurrency_key: None,
             ahead: None,
             standing: None,
+            quota_until: None,
             execution: None,
             awaited: Vec::new(),
         }
@@ -195,6 +207,8 @@ mod tests {
         assert_eq!(codes(&paused("usr_1")), [Code::Paused]);
         assert_eq!(codes(&paused("workflow")), [Code::WorkflowPaused]);
         assert_eq!(codes(&paused("tenant")), [Code::TenantPaused]);
+        assert_eq!(codes(&paused("quota:ai_tokens")), [Code::Quota]);
+        assert_eq!(paused("quota:ai_tokens").explain()[0].subject, "ai_tokens");
         let unpaid = Situation { standing: Some(Status::PendingPayment), crashes: 2, ..paused("standing") };
         assert_eq!(codes(&unpaid), [Code::TenantUnpaid, Code::Crashed]);
         assert_eq!(codes(&Situation { state: State::Queued, ..situation() }), [Code::ConcurrencyLimit]);

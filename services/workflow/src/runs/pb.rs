@@ -176,6 +176,7 @@ impl From<Why> for Reason {
             Code::TenantSuspended => PbCode::TenantSuspended,
             Code::TenantUnpaid => PbCode::TenantUnpaid,
             Code::Crashed => PbCode::Crashed,
+            Code::Quota => PbCode::Quota,
         };
         let until = why.until.map(timestamp);
         Self { code: code.into(), text: why.text, subject: why.subject, until }

@@ -138,7 +138,7 @@ impl Ticker {
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),
-            Err(error @ (Error::Refused(_) | Error::WorkflowNotFound)) => {
+            Err(error @ (Error::Refused(_) | Error::WorkflowNotFound | Error::QuotaExhausted(..))) => {
                 tracing::warn!(error = ?error, schedule.id = schedule.schedule_id, tenant.id = %tx.tenant(), "a scheduled run was refused");
                 Ok(None)
             }

@@ -1,11 +1,8 @@
 //! Places where tests make a process fail: `TENON_FAILPOINTS="step.commit.before=kill:2,task.call.after=error"` kills it at
 //! the second passing of the one and lets the first passing of the other fail. Builds for release have none.
 
-use std::{
-    collections::HashMap,
-    sync::{LazyLock, Mutex},
-    time::Duration,
-};
+use std::sync::{LazyLock, Mutex};
+use std::{collections::HashMap, time::Duration};
 
 use tonic::Code;
 
@@ -13,13 +10,12 @@ use crate::Fault;
 
 /// What is to happen, by place: the deed, and at which passing from now. Each happens once.
 static DEEDS: LazyLock<Mutex<HashMap<String, (String, u32)>>> = LazyLock::new(|| {
-    let asked = std::env::var("TENON_FAILPOINTS").unwrap_or_default();
     let deed = |one: &str| {
         let (place, deed) = one.split_once('=')?;
         let (deed, passing) = deed.split_once(':').unwrap_or((deed, "1"));
         Some((place.to_owned(), (deed.to_owned(), passing.parse().ok()?)))
     };
-    Mutex::new(asked.split(',').filter_map(deed).collect())
+    Mutex::new(std::env::var("TENON_FAILPOINTS").unwrap_or_default().split(',').filter_map(deed).collect())
 });
 
 /// Passes a place: `kill` ends the process as `kill -9` does, `error` makes this fail, `pause` stands still for 2 s.
@@ -27,10 +23,8 @@ static DEEDS: LazyLock<Mutex<HashMap<String, (String, u32)>>> = LazyLock::new(||
 /// # Errors
 /// FAILPOINT, when the place was told to.
 pub async fn at(place: &'static str) -> Result<(), Fault> {
-    if !cfg!(debug_assertions) {
-        return Ok(());
-    }
-    match due(place).as_deref() {
+    let due = if cfg!(debug_assertions) { due(place) } else { None };
+    match due.as_deref() {
         Some("kill") => std::process::abort(),
         Some("error") => Err(Fault::new(Code::Unavailable, "FAILPOINT", format!("told to fail at {place}"))),
         Some("pause") => {

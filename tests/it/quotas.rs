@@ -143,3 +143,55 @@ async fn runs_beyond_the_quota_are_refused_by_every_way_to_start_one() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_no_more_runs_at_work_than_its_plan_allows() {
+    let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_WORKFLOW_HTTP_ALLOW_CIDRS", "127.0.0.1/32")]).await;
+    mesh.lift_limits().await;
+    change(&mesh, r#"update billing.plans set limits = limits || '{"workflow.active_runs": 2}'"#).await;
+    let (tenant, other) = (mesh.onboard("crowded").await, mesh.onboard("roomy").await);
+    let web = Outside::web().await;
+    let called = |path: &str| web.seen().iter().filter(|request| request.starts_with(&format!("GET {path} "))).count();
+    for (of, path) in [(&tenant, "slow"), (&other, "echo")] {
+        let url = format!("http://127.0.0.1:{}/{path}", web.port);
+        let arguments = json!({ "method": "GET", "url": url });
+        let call = json!({ "Type": "Task", "Resource": "http:invoke", "Arguments": arguments, "End": true });
+        publish(&mesh, of, "calls", json!({ "A": call })).await;
+    }
+    let mut names = Vec::new();
+    for number in 0..6 {
+        // Those with a key are added as due, the others with their first step.
+        let mut body = json!({ "workflow": "calls" });
+        if number % 2 == 0 {
+            body["idempotencyKey"] = json!(number.to_string());
+        }
+        let (status, run) = mesh.post("/v1/runs", &tenant.token, &body).await;
+        assert_eq!(status, StatusCode::OK, "{run}");
+        names.push(text(&run["name"]));
+    }
+    let codes = async |names: &[String]| {
+        let mut codes = Vec::new();
+        for name in names {
+            let (_, why) = mesh.get(&format!("/v1/{name}:explain"), &tenant.token).await;
+            codes.push(why["reasons"][0]["code"].as_str().unwrap_or_default().to_owned());
+        }
+        codes
+    };
+    let of = |codes: &[String], code: &str| codes.iter().filter(|found| *found == code).count();
+    eventually("two are at work and the others told why not", || async {
+        let codes = codes(&names).await;
+        (of(&codes, "RUNNING_TASK") == 2 && of(&codes, "ACTIVE_LIMIT") == 4 && called("/slow") == 2).then_some(())
+    })
+    .await;
+    let (_, run) = start(&mesh, &other, "calls").await;
+    succeeds(&mesh, &other, &text(&run["name"])).await;
+    // Each that ends makes room for another.
+    for ended in 1..=4 {
+        let codes = codes(&names).await;
+        let at_work = codes.iter().position(|code| code == "RUNNING_TASK").expect("two are at work");
+        let path = format!("/v1/{}:terminate", names.remove(at_work));
+        let (status, run) = mesh.post(&path, &tenant.token, &json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{run}");
+        eventually("the next one calls", || async { (called("/slow") == 2 + ended).then_some(()) }).await;
+    }
+}

@@ -4,6 +4,7 @@
 mod active;
 pub(crate) mod births;
 mod change;
+mod crowd;
 mod family;
 mod lease;
 mod load;
@@ -48,6 +49,7 @@ use crate::{
 pub(crate) use active::Hold;
 use active::{Active, Key, Work};
 use births::{Awaited, Birth, Born, Delivery, Ground, NotBorn, Nursery};
+use crowd::Crowd;
 use time::{Pace, Time};
 use writer::{Epochs, Writer};
 
@@ -59,6 +61,8 @@ pub const TASKS: &str = "tenon_tasks";
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The pause before a start that failed is tried again.
 const PREPARE_AGAIN: Duration = Duration::from_millis(250);
+/// How often the runs of each tenant are counted at least while there is something to do.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
 /// Turns of births that an engine may lag behind.
@@ -74,6 +78,7 @@ const CHANGES: usize = 4_096;
 pub struct Waker {
     db: Db,
     pub(crate) quotas: Quotas,
+    pub(crate) crowd: Crowd,
     here: Notify,
     /// Tasks that were opened in this process.
     opened: Notify,
@@ -93,7 +98,18 @@ impl Waker {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
         let (works, writes) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { db, quotas, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works, writes }
+        Self {
+            db,
+            quotas,
+            crowd: Crowd::default(),
+            here: Notify::new(),
+            opened: Notify::new(),
+            changes,
+            births,
+            cradle,
+            works,
+            writes,
+        }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -182,6 +198,8 @@ pub struct Engine {
     pace: Pace,
     /// When to delete what is past its time.
     purge_at: Instant,
+    /// When to count the runs of each tenant again.
+    count_at: Instant,
     calls: TaskTracker,
 }
 
@@ -218,6 +236,7 @@ impl Engine {
             ground: seen,
             born: sender,
             awaited: awaited.clone(),
+            directory: mesh.directory.clone(),
         };
         Self {
             id: id::uuid_v7(db.clock()),
@@ -230,6 +249,7 @@ impl Engine {
             directory: mesh.directory.clone(),
             pace: Pace::new(),
             purge_at: Instant::now(),
+            count_at: Instant::now(),
             waker,
             tasks,
             time,
@@ -319,7 +339,11 @@ impl Engine {
     }
 
     /// Lets the lane of births know what is owned, and how many runs there is room for.
-    fn tell_ground(&self) {
+    fn tell_ground(&mut self) {
+        if Instant::now() >= self.count_at {
+            self.count_at = Instant::now() + COUNT_EVERY;
+            self.count_crowd();
+        }
         self.waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
         let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
         self.ground.send_modify(|ground| {

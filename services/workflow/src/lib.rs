@@ -12,6 +12,7 @@ pub mod fair;
 pub mod hooks;
 pub mod json;
 pub mod pauses;
+mod purges;
 pub mod quotas;
 pub mod runs;
 pub mod schedules;
@@ -83,6 +84,7 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     mesh.tasks.spawn(activities.run(mesh.stop.clone()));
     mesh.tasks.spawn(approvals.run(mesh.stop.clone()));
     mesh.tasks.spawn(quotas.run(mesh.stop.clone()));
+    mesh.tasks.spawn(purges::run(db.clone(), config.clone(), mesh.stop.clone()));
     mesh.tasks.spawn(mesh.bus.clone().consume(db.clone(), quotas::Quotas::consumer(), mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     mesh.tasks.spawn(deliverer);

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::TimeDelta;
-use tenon_chassis::fail;
+use chrono::{DateTime, TimeDelta, Utc};
+use tenon_chassis::{SystemTx, fail};
 use uuid::Uuid;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     asl::Execution,
     error::Error,
+    fair,
     runs::{mail::Letter, model::State},
 };
 
@@ -117,15 +118,22 @@ impl Engine {
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
-        let mut rows = store::claim_runs(&mut tx, (&held, &[]), now, limit).await?;
+        // Of tenants that have as many at work as they may, only runs that are in memory come, for their mail.
+        self.count_crowd();
+        let crowded = self.waker.crowd.full();
+        let mut busy: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
+        let of_full = self.runs.keys().filter(|key| crowded.contains(&key.tenant)).map(|key| key.run.uuid());
+        let of_full: Vec<Uuid> = of_full.collect();
+        let mut rows = store::claim_runs(&mut tx, &held, (&busy, &of_full), now, limit).await?;
         let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
         if full {
             // Behind those who have many due runs, others may have few.
-            let mut busy: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            busy.extend(rows.iter().map(|row| row.tenant_id));
             busy.sort_unstable();
             busy.dedup();
-            rows.extend(store::claim_runs(&mut tx, (&held, &busy), now, limit).await?);
+            rows.extend(store::claim_runs(&mut tx, &held, (&busy, &[]), now, limit).await?);
         }
+        let rows = self.let_in(&mut tx, rows, now).await?;
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
         if !mailed.is_empty() {
@@ -146,6 +154,36 @@ impl Engine {
         let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
         self.lose(&lost);
         Ok(Claimed { rows, letters })
+    }
+
+    /// Leaves what is beyond the number of runs that a tenant may have at work to a later claim.
+    async fn let_in(&self, tx: &mut SystemTx, rows: Vec<Row>, now: DateTime<Utc>) -> Result<Vec<Row>, Error> {
+        let (mut let_in, mut left) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            let key = row.key();
+            let known = self.directory.by_id(key.tenant).await.ok();
+            let most = fair::active_runs(known.as_deref(), self.config.workflow_tenant_active_runs);
+            if self.is_here(key) || self.waker.crowd.add(key.tenant, most) {
+                let_in.push(row);
+            } else {
+                left.push(key);
+            }
+        }
+        if !left.is_empty() {
+            store::update_unclaimed(tx, &left, now).await?;
+        }
+        Ok(let_in)
+    }
+
+    /// Whether a run is in memory, or is about to be.
+    fn is_here(&self, key: Key) -> bool {
+        self.runs.contains_key(&key) || self.awaited.lock().expect("no holder panics").contains(&key)
+    }
+
+    /// Counts the runs of each tenant that are in memory, or are about to be.
+    pub(super) fn count_crowd(&self) {
+        let awaited = self.awaited.lock().expect("no holder panics");
+        self.waker.crowd.count(self.runs.keys().chain(awaited.iter()).map(|key| key.tenant));
     }
 
     fn restore(&self, row: Row) -> Result<Active, Unusable> {

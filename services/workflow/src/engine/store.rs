@@ -127,6 +127,21 @@ pub(super) async fn list_owned(tx: &mut SystemTx, engine: Uuid) -> Result<BTreeM
     Ok(owned.fetch_all(tx).await?.into_iter().map(|row| (row.id, row.epoch)).collect())
 }
 
+/// Leaves runs that were claimed in this transaction to a later one.
+pub(super) async fn update_unclaimed(tx: &mut SystemTx, keys: &[Key], now: DateTime<Utc>) -> Result<(), Error> {
+    let (tenants, runs) = columns(keys);
+    sqlx::query!(
+        "update workflow.runs r set due_at = $3 from unnest($1::uuid[], $2::uuid[]) as k (tenant_id, id)
+         where r.tenant_id = k.tenant_id and r.id = k.id",
+        &tenants,
+        &runs,
+        now
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Makes runs due that count as in memory and are not. The transaction must hold the partitions.
 pub(super) async fn update_forgotten(tx: &mut SystemTx, partitions: &[i16], in_memory: &[Uuid]) -> Result<(), Error> {
     sqlx::query!(
@@ -196,10 +211,12 @@ pub(super) struct Row {
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// Takes due runs of tenants that are not `but` into memory. The transaction must hold the partitions.
+/// Takes due runs into memory, of tenants that are not `but` and those that are `in_memory` already. The transaction must
+/// hold the partitions.
 pub(super) async fn claim_runs(
     tx: &mut SystemTx,
-    (partitions, but): (&[i16], &[Uuid]),
+    partitions: &[i16],
+    (but, in_memory): (&[Uuid], &[Uuid]),
     now: DateTime<Utc>,
     limit: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -207,7 +224,8 @@ pub(super) async fn claim_runs(
         Row,
         r#"with due as (
                select tenant_id, id from workflow.runs
-               where partition = any($1) and due_at <= $2 and tenant_id <> all($4) order by due_at limit $3
+               where partition = any($1) and due_at <= $2 and (tenant_id <> all($4) or id = any($5))
+               order by due_at limit $3
                for no key update skip locked)
            update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
            returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
@@ -216,7 +234,8 @@ pub(super) async fn claim_runs(
         partitions,
         now,
         limit,
-        but
+        but,
+        in_memory
     );
     Ok(rows.fetch_all(tx).await?)
 }

@@ -30,6 +30,7 @@ pub enum Code {
     TenantUnpaid,
     Crashed,
     Quota,
+    ActiveLimit,
 }
 
 /// A reason.
@@ -63,6 +64,8 @@ pub struct Situation {
     pub standing: Option<Status>,
     /// When the period ends whose quota holds it back, while nothing is left.
     pub quota_until: Option<DateTime<Utc>>,
+    /// Whether the tenant has as many runs at work as it may.
+    pub is_crowded: bool,
     pub execution: Option<Execution>,
     pub awaited: Vec<Awaited>,
 }
@@ -82,6 +85,11 @@ impl Situation {
             reasons.push(why(Code::ConcurrencyLimit, text, run, None));
         } else if reasons.is_empty() {
             reasons.extend(self.waits());
+            if reasons.is_empty() && self.is_crowded {
+                let text =
+                    "the tenant has as many runs at work as its plan allows; it is taken up when one rests or ends";
+                reasons.push(why(Code::ActiveLimit, text.to_owned(), String::new(), None));
+            }
             if reasons.is_empty() {
                 reasons.push(why(Code::Ready, "an engine takes it up in a moment".to_owned(), String::new(), None));
             }
@@ -191,6 +199,7 @@ mod tests {
             ahead: None,
             standing: None,
             quota_until: None,
+            is_crowded: false,
             execution: None,
             awaited: Vec::new(),
         }
@@ -203,6 +212,7 @@ mod tests {
     #[test]
     fn what_holds_a_run_back_as_a_whole_comes_before_what_it_waits_for() {
         assert_eq!(codes(&situation()), [Code::Ready]);
+        assert_eq!(codes(&Situation { is_crowded: true, ..situation() }), [Code::ActiveLimit]);
         let paused = |by: &str| Situation { paused: Some(by.to_owned()), ..situation() };
         assert_eq!(codes(&paused("usr_1")), [Code::Paused]);
         assert_eq!(codes(&paused("workflow")), [Code::WorkflowPaused]);

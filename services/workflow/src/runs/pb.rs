@@ -177,6 +177,7 @@ impl From<Why> for Reason {
             Code::TenantUnpaid => PbCode::TenantUnpaid,
             Code::Crashed => PbCode::Crashed,
             Code::Quota => PbCode::Quota,
+            Code::ActiveLimit => PbCode::ActiveLimit,
         };
         let until = why.until.map(timestamp);
         Self { code: code.into(), text: why.text, subject: why.subject, until }

@@ -329,6 +329,7 @@ impl Runs {
         let quota_until = meter.and_then(|meter| self.waker.quotas.used_up(tx.tenant(), meter));
         Ok(Situation {
             quota_until,
+            is_crowded: self.waker.crowd.is_full(tx.tenant()),
             state: stand.state.into(),
             workflow_id: stand.workflow_id,
             paused: stand.paused,

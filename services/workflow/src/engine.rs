@@ -184,6 +184,8 @@ pub struct Engine {
     next_due: Option<DateTime<Utc>>,
     /// Runs that wait for something to be left of a meter, and are to be parked.
     short: Vec<(Key, String)>,
+    /// The tenant whose turn was last to have its due runs claimed.
+    turn: Uuid,
     /// Whether runs may have been claimed without this engine hearing of it.
     doubts: bool,
     writer: Writer,
@@ -258,6 +260,7 @@ impl Engine {
             timers: BinaryHeap::new(),
             next_due: None,
             short: Vec::new(),
+            turn: Uuid::nil(),
             doubts: false,
             writer,
             answers: mpsc::channel(BATCH),

@@ -1,6 +1,6 @@
 //! Takes due runs into memory: new ones, those whose timer is due, those with mail, those of an engine before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tenon_chassis::{SystemTx, fail};
@@ -22,6 +22,11 @@ use crate::{
 
 /// Runs that are taken into memory at once at most.
 const CLAIM: usize = 500;
+/// Runs of one partition that a claim takes at least, and by how much more than an even share it takes of one.
+const OF_EACH: i64 = 8;
+const SPREAD: i64 = 4;
+/// Tenants whose turn it is in one claim.
+const TENANTS: i32 = 64;
 /// When to look again after a look that found runs, or failed.
 const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
@@ -92,18 +97,11 @@ impl Engine {
             return Ok(Claimed::default());
         }
         let now = self.time.now();
-        let mut tx = self.db.system().await?;
         let all: Vec<i16> = self.owned.keys().copied().collect();
         if self.doubts {
-            let (ids, epochs) = self.epochs(all.iter().copied());
-            let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
-            let mut in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
-            in_memory.extend(self.awaited.lock().expect("no holder panics").iter().map(|key| key.run.uuid()));
-            store::update_forgotten(&mut tx, &held, &in_memory).await?;
-            tx.commit().await?;
-            self.doubts = false;
-            tx = self.db.system().await?;
+            self.recall(&all).await?;
         }
+        let mut tx = self.db.system().await?;
         let awaited = store::list_due_partitions(&mut tx, &all).await?;
         self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
@@ -118,20 +116,25 @@ impl Engine {
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
+        let of_each = (limit * SPREAD / i64::try_from(held.len().max(1)).unwrap_or(1)).max(OF_EACH);
         // Of tenants that have as many at work as they may, only runs that are in memory come, for their mail.
         self.count_crowd();
         let crowded = self.waker.crowd.full();
-        let mut busy: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
-        let of_full = self.runs.keys().filter(|key| crowded.contains(&key.tenant)).map(|key| key.run.uuid());
-        let of_full: Vec<Uuid> = of_full.collect();
-        let mut rows = store::claim_runs(&mut tx, &held, (&busy, &of_full), now, limit).await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+        let but: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
+        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each), &but).await?;
+        let full = is_cut(&rows, (limit, of_each));
         if full {
-            // Behind those who have many due runs, others may have few.
-            busy.extend(rows.iter().map(|row| row.tenant_id));
-            busy.sort_unstable();
-            busy.dedup();
-            rows.extend(store::claim_runs(&mut tx, &held, (&busy, &[]), now, limit).await?);
+            // Behind those who have many due runs, others may have few: tenants take turns.
+            let mut others = store::list_due_tenants(&mut tx, self.turn, TENANTS).await?;
+            let round = usize::try_from(TENANTS).is_ok_and(|all| others.len() < all);
+            self.turn = if round { Uuid::nil() } else { others.last().copied().unwrap_or_default() };
+            let busy: HashSet<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            others.retain(|tenant| !busy.contains(tenant) && !but.contains(tenant));
+            rows.extend(store::claim_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
+        }
+        if !crowded.is_empty() {
+            let here: Vec<Key> = self.runs.keys().filter(|key| crowded.contains(&key.tenant)).copied().collect();
+            rows.extend(store::claim_runs_here(&mut tx, &held, now, &here).await?);
         }
         let rows = self.let_in(&mut tx, rows, now).await?;
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
@@ -154,6 +157,19 @@ impl Engine {
         let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
         self.lose(&lost);
         Ok(Claimed { rows, letters })
+    }
+
+    /// Makes due what this engine may have claimed without hearing of it.
+    async fn recall(&mut self, owned: &[i16]) -> Result<(), Error> {
+        let mut tx = self.db.system().await?;
+        let (ids, epochs) = self.epochs(owned.iter().copied());
+        let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+        let mut in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+        in_memory.extend(self.awaited.lock().expect("no holder panics").iter().map(|key| key.run.uuid()));
+        store::update_forgotten(&mut tx, &held, &in_memory).await?;
+        tx.commit().await?;
+        self.doubts = false;
+        Ok(())
     }
 
     /// Leaves what is beyond the number of runs that a tenant may have at work to a later claim.
@@ -207,4 +223,11 @@ impl Engine {
         (active.waits, active.has_children) = (waits, !fresh);
         Ok(active)
     }
+}
+
+/// Whether a claim took as many as it may, so that there may be more.
+fn is_cut(rows: &[Row], (limit, of_each): (i64, i64)) -> bool {
+    let mut partitions: BTreeMap<i16, i64> = BTreeMap::new();
+    rows.iter().for_each(|row| *partitions.entry(row.partition).or_default() += 1);
+    partitions.values().sum::<i64>() >= limit || partitions.values().any(|count| *count >= of_each)
 }

@@ -153,11 +153,9 @@ async fn woken(beats: &mut Receiver<Beat>) {
 /// horizon, read before them, and not for this reader need not be looked at again.
 fn advance(from: Position, rows: &[(Position, Event)], horizon: i64) -> (Option<Position>, bool) {
     let last = rows.last().map(|(position, _)| *position);
-    if i64::try_from(rows.len()).is_ok_and(|count| count == BATCH) {
-        return (last, true);
-    }
-    let passed = (horizon - from.0 > FAR).then_some((horizon - 1, i64::MAX));
-    (last.max(passed), false)
+    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    let passed = (!full && horizon - from.0 > FAR).then_some((horizon - 1, i64::MAX));
+    (last.max(passed), full)
 }
 
 /// Handles one batch; true when there may be more at once.

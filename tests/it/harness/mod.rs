@@ -15,7 +15,7 @@ mod process;
 mod servers;
 mod wire;
 
-pub use binary::tenon;
+pub use binary::{crm, tenon};
 pub use contract::Endpoint;
 pub use dev::{Dev, port_flags};
 pub use edge::{Edge, Tenant, answer, sign_up, text};

@@ -37,6 +37,15 @@ pub struct Config {
     /// Requests that the edge serves at one time; more are answered 503 with Retry-After
     #[arg(long, env = "TENON_EDGE_MAX_REQUESTS", default_value_t = 4_096)]
     pub edge_max_requests: usize,
+    /// Seconds that a stream may be silent in both directions; 0 is no limit
+    #[arg(long, env = "TENON_EDGE_STREAM_IDLE_S", default_value_t = 900)]
+    pub edge_stream_idle_s: u64,
+    /// Seconds between the comments that keep a silent event stream open
+    #[arg(long, env = "TENON_EDGE_KEEP_ALIVE_S", default_value_t = 15)]
+    pub edge_keep_alive_s: u64,
+    /// Streams that one tenant, or one address without a token, may hold open at once
+    #[arg(long, env = "TENON_EDGE_STREAMS", default_value_t = 1_000)]
+    pub edge_streams: usize,
     #[command(flatten)]
     pub rates: Rates,
 }

@@ -122,6 +122,7 @@ impl Gateway {
     pub async fn serve(self, stop: CancellationToken) {
         let Self { edge, listener, limits, used: _untaken } = self;
         tracing::info!(address = ?listener.local_addr().ok(), "edge serves");
+        edge.drains_with(stop.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let edge = edge.clone();
             async move { Ok::<_, Infallible>(edge.handle(request).await) }

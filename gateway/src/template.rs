@@ -184,6 +184,16 @@ pub fn decode(text: &str, keep_slash: bool) -> Option<Cow<'_, str>> {
     if !text.as_bytes().contains(&b'%') {
         return Some(Cow::Borrowed(text));
     }
+    String::from_utf8(unescape(text, keep_slash)?).ok().map(Cow::Owned)
+}
+
+/// Percent-decodes to bytes that need be no text.
+#[must_use]
+pub fn decode_bytes(text: &str) -> Option<Vec<u8>> {
+    unescape(text, false)
+}
+
+fn unescape(text: &str, keep_slash: bool) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
@@ -201,7 +211,7 @@ pub fn decode(text: &str, keep_slash: bool) -> Option<Cow<'_, str>> {
         }
         at += 3;
     }
-    String::from_utf8(out).ok().map(Cow::Owned)
+    Some(out)
 }
 
 #[cfg(test)]

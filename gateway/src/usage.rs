@@ -19,9 +19,17 @@ pub struct Used {
 }
 
 /// Where events go.
+#[derive(Clone)]
 pub(crate) struct Meter {
     queue: mpsc::Sender<Used>,
     clock: Clock,
+}
+
+/// A call that counts if it succeeds.
+pub(crate) struct UseOf {
+    meter: Meter,
+    tenant: TenantId,
+    name: String,
 }
 
 impl Meter {
@@ -30,12 +38,20 @@ impl Meter {
         (Self { queue, clock }, taken)
     }
 
-    /// Counts a call that succeeded, if its method has a meter. Never waits.
-    pub(crate) fn count(&self, caller: &Caller) {
-        let (Some(meter), Some(tenant)) = (&caller.method.meter, caller.tenant_id) else { return };
-        let id = format!("edge/{}", id::uuid_v7(&self.clock).simple());
-        let used = Used { tenant, id, meter: meter.clone(), at: self.clock.now() };
-        if self.queue.try_send(used).is_err() {
+    /// What is to be counted of a call, if its method has a meter.
+    pub(crate) fn of(&self, caller: &Caller) -> Option<UseOf> {
+        let (name, tenant) = (caller.method.meter.clone()?, caller.tenant_id?);
+        Some(UseOf { meter: self.clone(), tenant, name })
+    }
+}
+
+impl UseOf {
+    /// Counts it. Never waits.
+    pub(crate) fn count(self) {
+        let Meter { queue, clock } = self.meter;
+        let id = format!("edge/{}", id::uuid_v7(&clock).simple());
+        let used = Used { tenant: self.tenant, id, meter: self.name, at: clock.now() };
+        if queue.try_send(used).is_err() {
             dropped(1, "queue_full");
         }
     }

@@ -1,12 +1,18 @@
 //! Calls from browsers: an allow-list of origins (Fetch standard, "CORS protocol").
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, idempotency-key, x-request-id, x-request-timeout, x-operator-key, traceparent",
-);
-const EXPOSED_HEADERS: HeaderValue =
-    HeaderValue::from_static("x-request-id, idempotency-replayed, ratelimit, ratelimit-policy, retry-after");
+use super::metadata;
+
+/// What a page may send besides metadata.
+const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, x-request-id, x-request-timeout, x-operator-key, \
+     traceparent, accept, last-event-id, x-grpc-web, x-user-agent, grpc-timeout, connect-protocol-version, \
+     connect-timeout-ms, connect-content-encoding, connect-accept-encoding";
+/// What a page may read besides the metadata of the answer.
+const EXPOSED_HEADERS: &str = "x-request-id, idempotency-replayed, ratelimit, ratelimit-policy, retry-after, grpc-status, \
+     grpc-message, grpc-status-details-bin, content-encoding, connect-content-encoding";
+/// Names of metadata that one preflight may ask for.
+const MAX_NAMES: usize = 64;
 /// Browsers keep a preflight's answer no longer than this.
 const MAX_AGE_S: HeaderValue = HeaderValue::from_static("7200");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("origin");
@@ -49,17 +55,30 @@ impl Cors {
         } else {
             return false;
         }
-        to.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
+        let own = to.keys().filter(|name| metadata::passes(name.as_str()) || is_spelt(name.as_str()));
+        let names = own.fold(EXPOSED_HEADERS.to_owned(), |all, name| all + ", " + name.as_str());
+        to.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::try_from(names).expect("header names are ASCII"));
         true
     }
 
-    /// Answers a preflight for a verb that the path has.
-    pub(super) fn write_preflight(verb: &Method, to: &mut HeaderMap) {
+    /// Answers a preflight for a verb that the path has: what it asks for of metadata is allowed, as it passes.
+    pub(super) fn write_preflight(verb: &Method, asked: &HeaderMap, to: &mut HeaderMap) {
+        let names = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(|names| names.to_str().ok());
+        let names = names.unwrap_or_default().split(',').map(str::trim).take(MAX_NAMES);
+        let names = names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        let own = names.filter(|name| metadata::passes(name.as_str()) || is_spelt(name.as_str()));
+        let allowed = own.fold(ALLOWED_HEADERS.to_owned(), |all, name| all + ", " + name.as_str());
+        let allowed = HeaderValue::try_from(allowed).expect("header names are ASCII");
         let verb = HeaderValue::from_str(verb.as_str()).expect("an HTTP verb is a token");
         to.insert(header::ACCESS_CONTROL_ALLOW_METHODS, verb);
-        to.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
+        to.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
         to.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_S);
     }
+}
+
+/// Metadata as HTTP/JSON and Connect spell it.
+fn is_spelt(name: &str) -> bool {
+    ["grpc-metadata-", "grpc-trailer-", "trailer-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -1,48 +1,83 @@
 //! The edge stack: what every request goes through on its way to a service and back.
 //!
-//! In order: request id and client address, preflight, route, span, the address's limit, the host's tenant, the guard
-//! (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
+//! In order: request id and client address, protocol, preflight, route or method, span, the address's limit, the host's
+//! tenant, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
+
+mod protocol;
+
+mod peer;
+
+mod request;
+
+mod accept;
+
+mod metadata;
 
 mod cors;
+
 mod limits;
-mod peer;
-mod request;
+
+mod slots;
+
+mod forward;
+
+mod connect;
+
+mod own;
+
+mod frames;
+
+mod values;
+
+mod line;
+
+mod intake;
+
+mod relay;
+
 mod seen;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
-use http_body::Body as _;
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header};
+use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tenon_chassis::{
-    Caller, Fault, Mesh,
-    caller::Principal,
-    client::{DEADLINE, GRPC_TIMEOUT, IDEMPOTENCY_KEY, timeout_header},
-    directory::Tenant,
-    guard::{Guard, OPERATOR_KEY, TENANT_ID},
+    Fault, Mesh,
+    client::DEADLINE,
+    guard::{Guard, TENANT_ID},
     id,
-    telemetry::{self, TRACEPARENT},
 };
-use tenon_proto::{
-    options::v1::policy::{Access, Rate},
-    policy::Effect,
-};
-use tokio::time::{Instant, timeout_at};
-use tonic::Code;
+use tenon_proto::options::v1::policy::{Access, Rate};
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, body::Body};
 use tracing::Instrument;
 
-use self::{cors::Cors, limits::Draws, seen::Seen};
+use self::{
+    cors::Cors,
+    forward::{Admitted, Answered, Ask},
+    limits::Draws,
+    line::Line,
+    protocol::Protocol,
+    relay::{Broken, Form, Relay, Shape},
+    seen::Seen,
+    slots::Slots,
+};
 use crate::{
     config::Config,
     errors::Refusal,
-    routes::{Found, Route},
-    transcode::Media,
-    upstreams::{self, Loaded, Room, Served},
+    routes::Found,
+    upstreams::{self, Loaded, Room},
     usage::Meter,
 };
+pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
 
@@ -61,6 +96,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PAGE_CSP: &str =
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// The body of an answer: whole, or while it comes.
+pub(crate) type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Broken>>;
+
 /// The edge, ready to answer.
 pub(crate) struct Edge {
     config: Config,
@@ -69,19 +107,37 @@ pub(crate) struct Edge {
     loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
+    slots: Slots,
+    draining: OnceLock<CancellationToken>,
     room: Room,
     meter: Meter,
+}
+
+enum Step<'l> {
+    Answer(Response<Bytes>),
+    /// A call of the edge itself.
+    Own(&'static str),
+    Call(Ask<'l>),
 }
 
 impl Edge {
     pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        let room = Room::new(config.edge_max_requests);
-        Self { config, mesh, loaded, guard, cors, room, meter }
+        let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter }
+    }
+
+    /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
+    pub(crate) fn drains_with(&self, stop: CancellationToken) {
+        let _first = self.draining.set(stop);
+    }
+
+    fn draining(&self) -> CancellationToken {
+        self.draining.get().cloned().unwrap_or_default()
     }
 
     /// Answers one request. Dropped when the client goes away; the call behind is then cancelled.
-    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         // One contract from the first look at the request to its last.
         let loaded = self.loaded.load_full();
         let (parts, body) = request.into_parts();
@@ -92,31 +148,68 @@ impl Edge {
         headers.remove(TENANT_ID);
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
-        let mut span = None;
+        // Streams give their place back once they have begun: they are bounded apart.
         let place = self.room.enter();
-        let found =
-            if place.is_some() { self.find(&loaded, &mut seen, &headers) } else { Err(upstreams::overloaded().into()) };
+        let found = self.find(&loaded, &mut seen, &headers, parts.version);
+        let found = if place.is_some() { found } else { Err(upstreams::overloaded().into()) };
         let answer = match found {
-            Ok(Step::Answer(response)) => Ok(response),
-            Ok(Step::Call(route)) => {
-                let current = seen.span(&route, &headers);
-                let call =
-                    self.call(&loaded, &route, &mut seen, &mut draws, &headers, body).instrument(current.clone());
-                let answer = call.await;
-                span = Some(current);
-                answer
+            Ok(Step::Answer(response)) => Ok(Answered::Whole(response)),
+            Ok(Step::Own(path)) => self.own(&loaded, path, &seen, &mut draws, &headers, body).await,
+            Ok(Step::Call(ask)) => {
+                let span = seen.span(&headers);
+                self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
             }
             Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client).await {
                 Ok(()) => Err(refusal),
                 Err(limited) => Err(limited.into()),
             },
         };
-        // Details of an upstream's own are described by its own descriptors.
-        let pool = seen.route.as_ref().map_or(&loaded.contract.pool, |route| route.method.descriptor.parent_pool());
-        let mut response = answer.unwrap_or_else(|refusal| refusal.into_response(pool));
-        seen.answered(&mut response, span.as_ref());
-        draws.write(response.headers_mut());
-        self.finish(response, &seen, &headers)
+        self.answer(answer, &loaded, seen, &draws, &headers)
+    }
+
+    fn answer(
+        &self,
+        answer: Result<Answered, Refusal>,
+        loaded: &Loaded,
+        mut seen: Seen,
+        draws: &Draws,
+        asked: &HeaderMap,
+    ) -> Response<AnswerBody> {
+        match answer {
+            Ok(Answered::Stream(response, mut relay)) => {
+                let mut response = response;
+                draws.write(response.headers_mut());
+                self.finish(response.headers_mut(), &seen, asked);
+                if relay.is_over() {
+                    seen.ended(None);
+                }
+                relay.seen = Some(seen);
+                response.map(|()| Either::Right(relay.into_body()))
+            }
+            whole => {
+                let mut response = match whole {
+                    Ok(Answered::Whole(response)) => {
+                        seen.answered(response.status());
+                        response
+                    }
+                    Ok(Answered::Stream(..)) => unreachable!("streams are answered above"),
+                    Err(refusal) => {
+                        let told = refusal.told();
+                        seen.ended(Some(&told));
+                        seen.protocol.refuse(&told, &loaded.contract.pool)
+                    }
+                };
+                draws.write(response.headers_mut());
+                self.finish(response.headers_mut(), &seen, asked);
+                if seen.verb == Verb::HEAD {
+                    // As GET would have answered, without the body.
+                    let length = HeaderValue::from(response.body().len());
+                    response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
+                    return response.map(|_| Either::Left(Full::default()));
+                }
+                response.map(|body| Either::Left(Full::new(body)))
+            }
+        }
     }
 
     /// A client's own request id, or a new one.
@@ -131,18 +224,55 @@ impl Edge {
         })
     }
 
-    fn find(&self, loaded: &Loaded, seen: &mut Seen, headers: &HeaderMap) -> Result<Step, Refusal> {
+    fn find<'l>(
+        &self,
+        loaded: &'l Arc<Loaded>,
+        seen: &mut Seen,
+        headers: &HeaderMap,
+        version: Version,
+    ) -> Result<Step<'l>, Refusal> {
+        let path = seen.uri.path();
+        let (served, own) = (loaded.by_path(path), own::label(path));
+        let is_method = served.is_some() || own.is_some();
+        let spoken = Protocol::of((&seen.verb, &seen.uri, version), headers, is_method);
+        seen.protocol = spoken.as_ref().map_or_else(|(protocol, _)| *protocol, |protocol| *protocol);
         request::uri(&seen.uri)?;
+        let protocol = spoken.map_err(|(_, refusal)| refusal)?;
         if let Some(asked) = Cors::preflight(&seen.verb, headers) {
             return Ok(Step::Answer(self.preflight(loaded, seen, &asked, headers)));
         }
+        match (protocol, served, own) {
+            (Protocol::Json, ..) => self.route(loaded, seen, headers),
+            (Protocol::Grpc | Protocol::Web { .. }, _, Some(own)) => {
+                seen.label = Some(own.into());
+                Ok(Step::Own(own))
+            }
+            (_, Some(served), _) => {
+                if matches!(protocol, Protocol::Connect { .. } | Protocol::ConnectStream { .. }) {
+                    connect::check(headers)?;
+                }
+                seen.label = Some(served.label.clone());
+                Ok(Step::Call(Ask { loaded, protocol, served, route: None }))
+            }
+            (_, None, Some(_)) => Err(connect::other_kind("application/grpc or application/grpc-web")),
+            (_, None, None) => {
+                Err(Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", "no method of this name is served here"))
+            }
+        }
+    }
+
+    /// Finds what HTTP/JSON asks for.
+    fn route<'l>(&self, loaded: &'l Arc<Loaded>, seen: &mut Seen, headers: &HeaderMap) -> Result<Step<'l>, Refusal> {
         match loaded.routes.find(&seen.verb, seen.uri.path()) {
             Found::Route(route) => {
-                seen.route = Some(route.clone());
-                if !route.binding.gives_any_media() {
-                    request::accept(headers)?;
+                seen.label = Some(route.label.clone());
+                match route.method.descriptor.is_server_streaming() {
+                    _ if route.binding.gives_any_media() => {}
+                    true => accept::form(headers).map(|_form| ())?,
+                    false => accept::json(headers)?,
                 }
-                Ok(Step::Call(route.clone()))
+                let served = loaded.by_route(route);
+                Ok(Step::Call(Ask { loaded, protocol: Protocol::Json, served, route: Some(route.clone()) }))
             }
             Found::OtherVerbs(verbs) => {
                 let names: Vec<_> = verbs.iter().map(Verb::as_str).collect();
@@ -156,54 +286,114 @@ impl Edge {
                 let refusal = Refusal::new(Code::Unimplemented, "METHOD_NOT_ALLOWED", why);
                 Err(refusal.http(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, allow))
             }
+            Found::Nothing if loaded.by_path(seen.uri.path()).is_some() => {
+                let refusal = Refusal::new(Code::Unimplemented, "METHOD_NOT_ALLOWED", "a method is called with POST");
+                let allow = HeaderValue::from_static("POST");
+                Err(refusal.http(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, allow))
+            }
             Found::Nothing => Err(Refusal::new(Code::NotFound, "ROUTE_NOT_FOUND", "nothing is served on this path")),
         }
     }
 
     fn preflight(&self, loaded: &Loaded, seen: &Seen, asked: &Verb, headers: &HeaderMap) -> Response<Bytes> {
         let mut response = empty(StatusCode::NO_CONTENT);
-        let known = matches!(loaded.routes.find(asked, seen.uri.path()), Found::Route(_));
+        let path = seen.uri.path();
+        let known = matches!(loaded.routes.find(asked, path), Found::Route(_))
+            || ((loaded.by_path(path).is_some() || own::label(path).is_some())
+                && (asked == Verb::POST || asked == Verb::GET));
         if known && self.cors.write(headers, &mut HeaderMap::new()) {
-            Cors::write_preflight(asked, response.headers_mut());
+            Cors::write_preflight(asked, headers, response.headers_mut());
         }
         response
     }
 
-    /// A call of a known route, within its time.
+    /// A call that is known, within its time.
     async fn call(
         &self,
-        loaded: &Loaded,
-        route: &Route,
+        ask: &Ask<'_>,
         seen: &mut Seen,
         draws: &mut Draws,
         headers: &HeaderMap,
         body: Incoming,
-    ) -> Result<Response<Bytes>, Refusal> {
+    ) -> Result<Answered, Refusal> {
+        let asked = request::timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
-        let most = most.min(loaded.by_route(route).target.dial.timeout.unwrap_or(most));
-        let deadline = seen.started() + request::timeout(headers, most)?;
-        let forwarded = async {
-            draws.ip(&self.mesh.limiter, &self.config.rates, route.method.rate, seen.client).await?;
-            let admitted = self.admit(loaded.by_route(route), seen, headers).await?;
-            if let (Some(tenant), false) = (&admitted.caller.tenant, route.method.access == Access::Public) {
-                draws.tenant(&self.mesh.limiter, &self.config.rates, route.method.rate, tenant).await?;
-            }
-            self.forward(route, seen, headers, &admitted, body, deadline).await
-        };
-        match timeout_at(deadline, DEADLINE.scope(deadline, forwarded)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(upstreams::expired().into()),
+        let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
+        let by = seen.started() + asked.map_or(most, |asked| asked.min(most));
+        if ask.streams() != (false, false) {
+            // A stream lives as long as its client wants; who it is must be known in time all the same.
+            let admitted = DEADLINE.scope(by, self.admitted(ask, seen, draws, headers));
+            let mut admitted = timeout_at(by, admitted).await.map_err(|_| upstreams::expired())??;
+            admitted.slot = Some(self.slot(seen)?);
+            let deadline = asked.map(|asked| seen.started() + asked);
+            return self.forward(ask, seen, headers, admitted, body, deadline).await;
         }
+        let forwarded = async {
+            let admitted = self.admitted(ask, seen, draws, headers).await?;
+            self.forward(ask, seen, headers, admitted, body, Some(by)).await
+        };
+        timeout_at(by, DEADLINE.scope(by, forwarded)).await.map_err(|_| upstreams::expired())?
+    }
+
+    /// Lets a call through, or not: the address's limit, who calls, the tenant's limit.
+    async fn admitted(
+        &self,
+        ask: &Ask<'_>,
+        seen: &mut Seen,
+        draws: &mut Draws,
+        headers: &HeaderMap,
+    ) -> Result<Admitted, Refusal> {
+        let method = &ask.served.method;
+        draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client).await?;
+        let admitted = self.admit(ask, seen, headers).await?;
+        if let (Some(tenant), false) = (&admitted.caller.tenant, method.access == Access::Public) {
+            draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant).await?;
+        }
+        Ok(admitted)
+    }
+
+    /// One of the streams that a tenant, or an address without one, may hold open.
+    fn slot(&self, seen: &Seen) -> Result<slots::Slot, Refusal> {
+        let holder = seen.tenant.map_or_else(|| peer::limited_as(seen.client).to_string(), |tenant| tenant.to_string());
+        self.slots.take(holder, self.config.edge_streams)
+    }
+
+    /// A call of the edge itself: anyone may make it, as often as the address's limit lets it.
+    async fn own(
+        &self,
+        loaded: &Arc<Loaded>,
+        path: &'static str,
+        seen: &Seen,
+        draws: &mut Draws,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Answered, Refusal> {
+        draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client).await?;
+        let deadline = request::timeout(headers)?.map(|asked| seen.started() + asked);
+        let idle = self.config.edge_stream_idle_s;
+        let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
+        let reader = match seen.protocol {
+            Protocol::Web { text: true } => intake::Reader::Text(frames::Text::default(), frames::Watch::default()),
+            _ => intake::Reader::Frames(frames::Watch::default()),
+        };
+        let slot = self.slot(seen)?;
+        let body = Body::new(intake::Intake::new(body, reader, line.clone()));
+        let mut request = Request::new(body);
+        *request.version_mut() = Version::HTTP_2;
+        request.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+        let response = own::call(loaded, &self.draining(), path, request).await;
+        let shape = Shape::Frames(seen.protocol);
+        let relay = Relay {
+            slot: Some(slot),
+            draining: Some(self.draining()),
+            ..Relay::new(loaded.clone(), shape, line, deadline)
+        };
+        forward::relayed(seen, response, relay, Form::Lines).await
     }
 
     /// Proves the caller, and that the host's tenant is the token's.
-    async fn admit<'l>(
-        &self,
-        served: &'l Served,
-        seen: &mut Seen,
-        headers: &HeaderMap,
-    ) -> Result<Admitted<'l>, Refusal> {
-        let method = &served.method;
+    async fn admit(&self, ask: &Ask<'_>, seen: &mut Seen, headers: &HeaderMap) -> Result<Admitted, Refusal> {
+        let method = &ask.served.method;
         let slug = peer::slug(&seen.uri, headers, &self.mesh.config.domain)?;
         let host = match slug {
             Some(slug) if method.access != Access::Operator => Some(self.mesh.directory.by_slug(&slug).await?),
@@ -224,107 +414,16 @@ impl Edge {
             }
             _ => {}
         }
-        Ok(Admitted { served, caller, host })
-    }
-
-    async fn forward(
-        &self,
-        route: &Route,
-        seen: &Seen,
-        headers: &HeaderMap,
-        admitted: &Admitted<'_>,
-        body: Incoming,
-        deadline: Instant,
-    ) -> Result<Response<Bytes>, Refusal> {
-        let key = request::idempotency_key(headers)?;
-        let body = if body.is_end_stream() {
-            Bytes::new()
-        } else {
-            if !route.binding.takes_any_media() {
-                request::json_only(headers)?;
-            }
-            request::body(body, Duration::from_secs(self.config.edge_body_timeout_s)).await?
-        };
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let body = Media { kind: kind.to_owned(), data: body };
-        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
-        let Served { target, path, handed_on, .. } = admitted.served;
-        let mut out = self.outgoing(route, seen, headers, admitted);
-        if let Some(key) = key {
-            out.insert(IDEMPOTENCY_KEY, key.clone());
-        }
-        for name in handed_on {
-            out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
-        }
-        out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
-        let repeat = route.method.effect != Effect::Once || key.is_some();
-        let answer = target.call(path, out, upstreams::frame(&message), deadline, repeat).await?;
-        // The mesh's own services count in the transaction of the call; a repeated answer was counted when it was made.
-        if target.dial.is_foreign && !answer.headers.contains_key(REPLAYED) {
-            self.meter.count(&admitted.caller);
-        }
-        let Media { kind, data } = route.binding.response(answer.message)?;
-        let mut response = Response::new(data);
-        let to = response.headers_mut();
-        to.reserve(16);
-        to.insert(header::CONTENT_TYPE, if route.binding.gives_any_media() { media(&kind) } else { JSON });
-        if let Some(replayed) = answer.headers.get(REPLAYED) {
-            to.insert(REPLAYED, replayed.clone());
-        }
-        if route.method.access != Access::Public {
-            to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        }
-        Ok(response)
-    }
-
-    /// The headers of the call behind: made anew, so that nothing of what the client sent passes unseen.
-    fn outgoing(&self, route: &Route, seen: &Seen, headers: &HeaderMap, admitted: &Admitted<'_>) -> HeaderMap {
-        let mut out = HeaderMap::with_capacity(16);
-        out.insert(header::CONTENT_TYPE, GRPC);
-        out.insert(header::TE, HeaderValue::from_static("trailers"));
-        out.insert(REQUEST_ID, seen.request_id.clone());
-        let client = HeaderValue::try_from(seen.client.to_string()).expect("an address is printable ASCII");
-        out.insert(peer::FORWARDED_FOR, client);
-        telemetry::inject(&mut out);
-        if !out.contains_key(TRACEPARENT)
-            && let Some(parent) = headers.get(TRACEPARENT).filter(|parent| is_traceparent(parent))
-        {
-            out.insert(TRACEPARENT, parent.clone());
-        }
-        let Admitted { served, caller, host } = admitted;
-        match (route.method.access, &caller.principal) {
-            // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
-            (Access::Public, _) if served.target.dial.is_foreign => {}
-            (Access::Operator, _) if !served.target.dial.is_foreign => {
-                if let Some(key) = headers.get(OPERATOR_KEY) {
-                    out.insert(OPERATOR_KEY, key.clone());
-                }
-            }
-            (Access::Tenant, Principal::User { .. }) => {
-                if let Some(token) = headers.get(header::AUTHORIZATION) {
-                    out.insert(header::AUTHORIZATION, token.clone());
-                }
-            }
-            _ => {
-                let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-                let token = self.mesh.key.mint(PART, &served.target.dial.audience, tenant, &caller.roles);
-                let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
-                out.insert(header::AUTHORIZATION, bearer);
-            }
-        }
-        if let Some(tenant) = host.as_ref().map(|host| host.id).or(caller.tenant_id) {
-            let tenant = HeaderValue::try_from(tenant.to_string()).expect("an id is printable ASCII");
-            out.insert(TENANT_ID, tenant);
-        }
-        out
+        Ok(Admitted { caller, host, slot: None })
     }
 
     /// The headers that every answer carries.
-    fn finish(&self, response: Response<Bytes>, seen: &Seen, asked: &HeaderMap) -> Response<Full<Bytes>> {
-        let mut response = response;
-        let length = response.body().len();
-        let to = response.headers_mut();
+    fn finish(&self, to: &mut HeaderMap, seen: &Seen, asked: &HeaderMap) {
         to.insert(REQUEST_ID, seen.request_id.clone());
+        if seen.protocol == Protocol::Grpc {
+            // What follows is for browsers, which do not speak it.
+            return;
+        }
         to.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         to.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         to.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -336,41 +435,11 @@ impl Edge {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }
         self.cors.write(asked, to);
-        if seen.verb == Verb::HEAD {
-            // As GET would have answered, without the body.
-            to.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-            return response.map(|_| Full::default());
-        }
-        response.map(Full::new)
     }
-}
-
-/// The media type of a service's own body. What a browser could guess at is named as bytes.
-fn media(kind: &str) -> HeaderValue {
-    let known = HeaderValue::from_str(kind).ok().filter(|kind| !kind.is_empty());
-    known.unwrap_or(HeaderValue::from_static("application/octet-stream"))
-}
-
-enum Step {
-    Answer(Response<Bytes>),
-    Call(Arc<Route>),
-}
-
-/// A call that was let through.
-struct Admitted<'l> {
-    served: &'l Served,
-    caller: Caller,
-    /// The tenant that the host names.
-    host: Option<Arc<Tenant>>,
 }
 
 fn empty(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     response
-}
-
-fn is_traceparent(value: &HeaderValue) -> bool {
-    let plain = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
-    value.len() == 55 && value.as_bytes().starts_with(b"00-") && value.as_bytes().iter().all(plain)
 }

@@ -1,6 +1,6 @@
 //! What a request must look like before its body is believed: media types, size, time, keys.
 
-use std::time::Duration;
+use std::{io::Read, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -15,13 +15,19 @@ use tenon_chassis::{
 use tenon_proto::policy::Method;
 use tonic::Code;
 
-use super::{REQUEST_ID, peer::FORWARDED_FOR};
+use super::{
+    REQUEST_ID,
+    frames::{MAX_MESSAGE, too_large},
+    peer::FORWARDED_FOR,
+};
 use crate::errors::Refusal;
 
 /// Seconds that a client is ready to wait: `2` or `0.5`.
 pub(super) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
-/// Bytes of a body.
-const MAX_BODY: usize = 4 * 1024 * 1024;
+/// The same in Connect.
+const CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
+/// A time that is longer is as good as none.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Characters of an idempotency key.
 const MAX_KEY: usize = 128;
 /// Characters of a path and query.
@@ -36,32 +42,15 @@ pub(super) fn uri(uri: &http::Uri) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses a client that does not take JSON.
-pub(super) fn accept(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut values = headers.get_all(header::ACCEPT).iter().peekable();
-    if values.peek().is_none() {
-        return Ok(());
-    }
-    let json = |range: &str| {
-        let essence = range.split(';').next().unwrap_or_default().trim();
-        ["*/*", "application/*", "application/json"].iter().any(|known| essence.eq_ignore_ascii_case(known))
-    };
-    if values.any(|value| value.to_str().is_ok_and(|value| value.split(',').any(json))) {
-        return Ok(());
-    }
-    let why = "only application/json is served here";
-    Err(Refusal::invalid("NOT_ACCEPTABLE", "accept", why).http(StatusCode::NOT_ACCEPTABLE))
-}
-
-/// The body, whole; empty when there is none.
-pub(super) async fn body(body: Incoming, within: Duration) -> Result<Bytes, Refusal> {
+/// The body, whole; empty when there is none. It has `most` bytes at most.
+pub(super) async fn body(body: Incoming, within: Duration, most: usize) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    match tokio::time::timeout(within, Limited::new(body, MAX_BODY).collect()).await {
+    match tokio::time::timeout(within, Limited::new(body, most).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::invalid("INVALID_BODY", "", "the body ended before it was complete")),
@@ -72,35 +61,89 @@ pub(super) async fn body(body: Incoming, within: Duration) -> Result<Bytes, Refu
     }
 }
 
-fn too_large() -> Refusal {
-    let why = "the body may have 4 MiB at most";
-    Refusal::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", why).http(StatusCode::PAYLOAD_TOO_LARGE)
+/// How a body was made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Gzip,
 }
 
-/// A body is JSON, plain and in UTF-8. None of the media types that a web form can send is taken.
-pub(super) fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
-    let refuse =
-        |reason, field, why: &str| Refusal::invalid(reason, field, why).http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        let refusal = refuse("UNSUPPORTED_ENCODING", "content-encoding", "send the body as it is, not compressed");
-        return Err(refusal.header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+/// How the body is encoded, if it is.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let encoding = match values.next().map(|value| value.as_bytes().to_ascii_lowercase()) {
+        None => return Ok(None),
+        Some(value) if value == b"identity" => None,
+        Some(value) if value == b"gzip" || value == b"x-gzip" => Some(Encoding::Gzip),
+        Some(_) => return Err(unsupported_encoding()),
+    };
+    if values.next().is_some() { Err(unsupported_encoding()) } else { Ok(encoding) }
+}
+
+fn unsupported_encoding() -> Refusal {
+    let why = "send the body as it is, or compressed once with gzip";
+    let refusal = Refusal::invalid("UNSUPPORTED_ENCODING", "content-encoding", why);
+    let taken = HeaderValue::from_static("gzip, identity");
+    refusal.http(StatusCode::UNSUPPORTED_MEDIA_TYPE).header(header::ACCEPT_ENCODING, taken)
+}
+
+/// The body as it was before it was made smaller, and no more of it than a message may have.
+pub(super) fn decoded(body: Bytes, encoding: Option<Encoding>) -> Result<Bytes, Refusal> {
+    if encoding.is_none() {
+        return Ok(body);
     }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let mut plain = Vec::with_capacity(body.len().saturating_mul(4).min(MAX_MESSAGE));
+    let mut reader = flate2::read::MultiGzDecoder::new(body.as_ref()).take(MAX_MESSAGE as u64 + 1);
+    reader.read_to_end(&mut plain).map_err(|_| Refusal::invalid("INVALID_BODY", "", "the body is not gzip"))?;
+    if plain.len() > MAX_MESSAGE { Err(too_large()) } else { Ok(plain.into()) }
+}
+
+/// A body is JSON in UTF-8, plain or compressed. None of the media types that a web form can send is taken.
+pub(super) fn json_only(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
+    let encoding = encoding(headers)?;
+    if is_media(headers, &|essence| {
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    }) {
+        return Ok(encoding);
+    }
+    Err(unsupported_media("must be application/json in UTF-8"))
+}
+
+/// A body is a stream of JSON values; whether they may come as the elements of an array.
+pub(super) fn json_values(headers: &HeaderMap) -> Result<bool, Refusal> {
+    if encoding(headers)?.is_some() {
+        return Err(unsupported_media("a stream is not compressed"));
+    }
+    if headers.contains_key(header::CONTENT_TYPE)
+        && is_media(headers, &|essence| {
+            ["application/x-ndjson", "application/ndjson", "application/jsonl"].contains(&essence)
+        })
+    {
+        return Ok(false);
+    }
+    if is_media(headers, &|essence| essence == "application/json") {
+        return Ok(true);
+    }
+    Err(unsupported_media("must be application/x-ndjson or application/json in UTF-8"))
+}
+
+fn unsupported_media(why: &str) -> Refusal {
+    let refusal = Refusal::invalid("UNSUPPORTED_MEDIA_TYPE", "content-type", why);
+    refusal.http(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}
+
+/// Whether the media type is one of those wanted, in UTF-8; one that is not named is.
+fn is_media(headers: &HeaderMap, wanted: &dyn Fn(&str) -> bool) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
     let mut parts = value.to_str().unwrap_or_default().split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let is_json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     let utf8 = |parameter: &str| match parameter.split_once('=') {
         Some((name, charset)) if name.eq_ignore_ascii_case("charset") => {
             charset.trim_matches('"').eq_ignore_ascii_case("utf-8")
         }
         _ => true,
     };
-    if is_json && parts.all(utf8) {
-        return Ok(());
-    }
-    Err(refuse("UNSUPPORTED_MEDIA_TYPE", "content-type", "must be application/json in UTF-8"))
+    let essence = parts.next().unwrap_or_default();
+    // Nearly all send exactly this.
+    (wanted(essence) || wanted(&essence.to_ascii_lowercase())) && parts.all(utf8)
 }
 
 /// The headers that a method wants to see as they came; the name of one that it may not have.
@@ -131,19 +174,32 @@ pub(crate) fn handed_on(method: &Method) -> Result<Vec<HeaderName>, String> {
     names.collect()
 }
 
-/// The time that the client gives us, and no more than the route's.
-pub(super) fn timeout(headers: &HeaderMap, most: Duration) -> Result<Duration, Refusal> {
-    let mut limit = most;
+/// The time that the client gives us, if it says: the least of what it says.
+pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let mut limit: Option<Duration> = None;
+    let mut least = |asked: Option<Duration>, name: &str, why: &str| match asked {
+        Some(asked) => {
+            limit = Some(limit.map_or(asked, |known| known.min(asked)));
+            Ok(())
+        }
+        None => Err(Refusal::invalid("INVALID_TIMEOUT", name, why)),
+    };
     if let Some(value) = headers.get(REQUEST_TIMEOUT) {
         let seconds = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
         let asked = seconds.and_then(|text| text.parse().ok()).and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-        let why = "must be seconds like 2 or 0.5";
-        limit = limit.min(asked.ok_or_else(|| Refusal::invalid("INVALID_TIMEOUT", "x-request-timeout", why))?);
+        least(asked.filter(|asked| *asked <= LONGEST), "x-request-timeout", "must be seconds like 2 or 0.5")?;
     }
     if let Some(value) = headers.get(GRPC_TIMEOUT) {
-        let why = "must be at most 8 digits and a unit";
-        let asked = parse_timeout(value);
-        limit = limit.min(asked.ok_or_else(|| Refusal::invalid("INVALID_TIMEOUT", "grpc-timeout", why))?);
+        least(
+            parse_timeout(value).map(|asked| asked.min(LONGEST)),
+            "grpc-timeout",
+            "must be at most 8 digits and a unit",
+        )?;
+    }
+    if let Some(value) = headers.get(CONNECT_TIMEOUT) {
+        let digits = value.to_str().ok().filter(|text| text.len() <= 10 && text.bytes().all(|b| b.is_ascii_digit()));
+        let asked = digits.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        least(asked, "connect-timeout-ms", "must be at most 10 digits")?;
     }
     Ok(limit)
 }
@@ -184,18 +240,26 @@ mod tests {
         ] {
             assert_eq!(json_only(&with(header::CONTENT_TYPE, value)).is_ok(), taken, "{value}");
         }
-        assert!(json_only(&with(header::CONTENT_ENCODING, "gzip")).is_err());
-        for (value, taken) in [("*/*", true), ("text/html, application/*;q=0.1", true), ("text/html", false)] {
-            assert_eq!(accept(&with(header::ACCEPT, value)).is_ok(), taken, "{value}");
+        assert_eq!(json_only(&with(header::CONTENT_ENCODING, "GZIP")).unwrap(), Some(Encoding::Gzip));
+        assert!(json_only(&with(header::CONTENT_ENCODING, "gzip, gzip")).is_err());
+        assert!(json_only(&with(header::CONTENT_ENCODING, "br")).is_err());
+        for (value, array) in
+            [("application/x-ndjson", Some(false)), ("application/json", Some(true)), ("text/x", None)]
+        {
+            assert_eq!(json_values(&with(header::CONTENT_TYPE, value)).ok(), array, "{value}");
         }
     }
 
     #[test]
-    fn a_client_may_ask_for_less_time_only() {
-        let limit = |name, value: &str| timeout(&with(name, value), Duration::from_secs(30)).ok();
+    fn the_least_time_that_a_client_gives_counts() {
+        let limit = |name, value: &str| timeout(&with(name, value)).ok().flatten();
         assert_eq!(limit(REQUEST_TIMEOUT, "0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(limit(REQUEST_TIMEOUT, "60"), Some(Duration::from_secs(30)));
         assert_eq!(limit(GRPC_TIMEOUT, "200m"), Some(Duration::from_millis(200)));
+        assert_eq!(limit(CONNECT_TIMEOUT, "1500"), Some(Duration::from_millis(1_500)));
+        assert!(timeout(&with(CONNECT_TIMEOUT, "1s")).is_err() && timeout(&HeaderMap::new()).unwrap().is_none());
+        let mut both = with(REQUEST_TIMEOUT, "2");
+        both.insert(GRPC_TIMEOUT, HeaderValue::from_static("1S"));
+        assert_eq!(timeout(&both).unwrap(), Some(Duration::from_secs(1)));
         for bad in ["", "-1", "x", "1s", "1e3", "NaN", "1.2.3", "99999999999999999999999999999999"] {
             assert_eq!(limit(REQUEST_TIMEOUT, bad), None, "{bad}");
         }

@@ -2,12 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderValue, Method, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use tenon_chassis::{TenantId, caller::Principal, telemetry};
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::{errors::Outcome, routes::Route};
+use super::protocol::Protocol;
+use crate::errors::Told;
 
 /// A request from its first byte to its answer; it is logged and counted when it is dropped, so also when the client
 /// goes away.
@@ -17,13 +18,16 @@ pub(super) struct Seen {
     pub(super) uri: Uri,
     pub(super) request_id: HeaderValue,
     pub(super) client: IpAddr,
-    pub(super) route: Option<Arc<Route>>,
+    pub(super) protocol: Protocol,
+    /// The name of the route or method in logs and metrics.
+    pub(super) label: Option<Arc<str>>,
     pub(super) tenant: Option<TenantId>,
     pub(super) principal: Option<Principal>,
     trace: Option<String>,
     /// 499 until there is an answer.
     status: u16,
     reason: Option<String>,
+    span: Option<Span>,
 }
 
 impl Seen {
@@ -35,12 +39,14 @@ impl Seen {
             uri,
             request_id,
             client,
-            route: None,
+            protocol: Protocol::Json,
+            label: None,
             tenant: None,
             principal: None,
             trace: None,
             status: 499,
             reason: None,
+            span: None,
         }
     }
 
@@ -49,41 +55,50 @@ impl Seen {
     }
 
     /// The server span of a request whose route is known.
-    pub(super) fn span(&mut self, route: &Route, headers: &http::HeaderMap) -> Span {
+    pub(super) fn span(&mut self, headers: &http::HeaderMap) -> Span {
+        let label = self.label.as_deref().unwrap_or_default();
         let span = tracing::info_span!(
             "http",
-            otel.name = &*route.label,
+            otel.name = label,
             otel.kind = "server",
             tenon.part = "gateway",
             otel.status_code = tracing::field::Empty,
             http.request.method = self.verb.as_str(),
-            http.route = &*route.label,
+            http.route = label,
             url.path = self.uri.path(),
+            network.protocol.name = self.protocol.name(),
             http.response.status_code = tracing::field::Empty,
             tenant.id = tracing::field::Empty
         );
         if !span.is_disabled() {
             telemetry::extract(&span, headers);
             self.trace = span.in_scope(telemetry::traceparent);
+            self.span = Some(span.clone());
         }
         span
     }
 
-    pub(super) fn answered<B>(&mut self, response: &mut Response<B>, span: Option<&Span>) {
-        self.status = response.status().as_u16();
-        self.reason = response.extensions_mut().remove::<Outcome>().map(|outcome| outcome.reason);
-        let Some(span) = span.filter(|span| !span.is_disabled()) else { return };
+    /// The whole answer is there.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        let Some(span) = self.span.take() else { return };
         span.record("http.response.status_code", self.status);
         if let Some(tenant) = self.tenant {
             span.record("tenant.id", tracing::field::display(tenant));
         }
-        if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
+        if status >= StatusCode::INTERNAL_SERVER_ERROR {
             span.record("otel.status_code", "ERROR");
         }
     }
 
+    /// The answer has ended, well or with a refusal. Whatever the protocol, the status is the one that HTTP/JSON has.
+    pub(super) fn ended(&mut self, told: Option<&Told>) {
+        self.reason = told.map(|told| told.reason.clone());
+        self.answered(told.map_or(StatusCode::OK, Told::http));
+    }
+
     fn log(&self) {
-        let route = self.route.as_ref().map(|route| &*route.label);
+        let route = self.label.as_deref();
         let principal = self.principal.as_ref().map(|principal| match principal {
             Principal::Anyone => "anyone".to_owned(),
             Principal::Operator => "operator".to_owned(),
@@ -98,6 +113,7 @@ impl Seen {
                 http.request.method = self.verb.as_str(),
                 url.path = self.uri.path(),
                 http.route = route,
+                network.protocol.name = self.protocol.name(),
                 http.response.status_code = self.status,
                 error.reason = self.reason.as_deref(),
                 duration_us = u64::try_from(micros).unwrap_or(u64::MAX),
@@ -115,13 +131,15 @@ impl Seen {
 
 impl Drop for Seen {
     fn drop(&mut self) {
-        let route = self.route.as_ref().map_or_else(|| Arc::from("none"), |route| route.label.clone());
-        metrics::gauge!("tenon_edge_in_flight").decrement(1.0);
-        metrics::counter!("tenon_edge_requests_total", "route" => route.clone(), "status" => self.status.to_string())
-            .increment(1);
-        metrics::histogram!("tenon_edge_duration_seconds", "route" => route).record(self.started.elapsed());
         if tracing::enabled!(target: "tenon_gateway::access", tracing::Level::INFO) {
             self.log();
         }
+        let route = self.label.take().unwrap_or_else(|| Arc::from("none"));
+        let protocol = self.protocol.name();
+        metrics::gauge!("tenon_edge_in_flight").decrement(1.0);
+        let labels =
+            [("route", route.to_string()), ("protocol", protocol.to_owned()), ("status", self.status.to_string())];
+        metrics::counter!("tenon_edge_requests_total", &labels).increment(1);
+        metrics::histogram!("tenon_edge_duration_seconds", "route" => route).record(self.started.elapsed());
     }
 }

@@ -15,9 +15,12 @@ use bytes::Bytes;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value};
 use tonic::Code;
 
+use prost::Message;
+
 use crate::{
     errors::Refusal,
     template::{self, Template},
+    upstreams::frame,
 };
 
 /// The deepest JSON that is read.
@@ -80,9 +83,6 @@ impl Binding {
         body: Option<&str>,
         response_body: Option<&str>,
     ) -> Result<Self, String> {
-        if method.is_client_streaming() || method.is_server_streaming() {
-            return Err("streaming methods have no HTTP route".to_owned());
-        }
         let (input, output) = (method.input(), method.output());
         let mut captures: Vec<Capture> = Vec::with_capacity(template.variables.len());
         for variable in &template.variables {
@@ -200,6 +200,23 @@ impl Binding {
         Ok(())
     }
 
+    /// What a response message is called in a stream of events: its field `event_id`, a string or an integer.
+    #[must_use]
+    pub fn event_id(&self, message: &[u8]) -> Option<String> {
+        let field = self.output.get_field_by_name("event_id").filter(|field| !field.is_list())?;
+        let message = DynamicMessage::decode(self.output.clone(), message).ok()?;
+        let id = match message.get_field(&field).as_ref() {
+            Value::String(id) => id.clone(),
+            Value::I32(id) => id.to_string(),
+            Value::I64(id) => id.to_string(),
+            Value::U32(id) => id.to_string(),
+            Value::U64(id) => id.to_string(),
+            _ => return None,
+        };
+        // A line break would end the line that it stands in.
+        Some(id).filter(|id| !id.is_empty() && !id.contains(['\r', '\n', '\0']))
+    }
+
     /// The body of a response message: JSON, unless the contract says that it is the service's own.
     ///
     /// # Errors
@@ -219,6 +236,40 @@ impl Binding {
         };
         written.map_err(|_| broken("has no JSON form"))?;
         Ok(Media { kind: "application/json".to_owned(), data: json.into() })
+    }
+}
+
+/// The messages of a method as JSON, without a route: every field stands for itself.
+pub struct Codec {
+    input: MessageDescriptor,
+    output: MessageDescriptor,
+}
+
+impl Codec {
+    #[must_use]
+    pub fn of(method: &MethodDescriptor) -> Self {
+        Self { input: method.input(), output: method.output() }
+    }
+
+    /// A request message in JSON as a gRPC frame.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT that names the field.
+    pub fn frame(&self, json: &[u8]) -> Result<Bytes, Refusal> {
+        let json = if json.is_empty() { b"{}" } else { json };
+        Ok(frame(&body::parse(&self.input, None, json)?))
+    }
+
+    /// The bytes of a response message as JSON.
+    ///
+    /// # Errors
+    /// INTERNAL when the bytes are not the message that the contract says.
+    pub fn json(&self, message: &[u8]) -> Result<Bytes, Refusal> {
+        let broken = |what: &str| Refusal::new(Code::Internal, "INVALID_RESPONSE", format!("the response {what}"));
+        let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| broken("cannot be decoded"))?;
+        let mut json = Vec::with_capacity(message.encoded_len() * 2 + 64);
+        write::message(&mut json, &message).map_err(|_| broken("has no JSON form"))?;
+        Ok(json.into())
     }
 }
 

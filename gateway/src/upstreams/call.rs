@@ -30,7 +30,10 @@ use super::{
     replica::{Flight, Replica},
     room::{Place, Room},
 };
-use crate::errors::Refusal;
+use crate::{
+    errors::{Refusal, status_of},
+    stack,
+};
 
 /// Bytes of one response message at most, as everywhere in the mesh.
 pub(super) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
@@ -57,12 +60,12 @@ pub(crate) struct Target {
 pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) message: Bytes,
+    pub(crate) trailers: HeaderMap,
 }
 
 /// Whether a call may be sent again while nothing of its answer has come.
 #[derive(Debug, Clone)]
 pub(crate) enum Retry {
-    #[expect(dead_code, reason = "streams are sent once")]
     Never,
     /// The whole body once more: the method has no side effects or is idempotent, or the request has a key.
     Again(Bytes),
@@ -97,10 +100,23 @@ impl From<Failed> for Refusal {
 }
 
 /// The response body of a call: gRPC frames as they come, trailers at the end. The call is in flight until it is dropped.
-pub(crate) struct UpstreamBody {
-    body: Incoming,
-    _flight: Flight,
-    _place: Place,
+pub(crate) struct UpstreamBody(Source);
+
+enum Source {
+    Call {
+        body: Incoming,
+        _flight: Flight,
+        _place: Place,
+    },
+    /// Made by the edge itself.
+    Own(Body),
+}
+
+impl UpstreamBody {
+    /// An answer of the edge's own.
+    pub(crate) fn new(body: Body) -> Self {
+        Self(Source::Own(body))
+    }
 }
 
 impl http_body::Body for UpstreamBody {
@@ -108,19 +124,28 @@ impl http_body::Body for UpstreamBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context).map_err(|error| {
-            let status = Status::from_error(Box::new(error));
-            // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
-            if status.code() == Code::Unknown { lost() } else { status }
-        })
+        match &mut self.0 {
+            Source::Own(body) => Pin::new(body).poll_frame(context),
+            Source::Call { body, .. } => Pin::new(body).poll_frame(context).map_err(|error| {
+                let status = Status::from_error(Box::new(error));
+                // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
+                if status.code() == Code::Unknown { lost() } else { status }
+            }),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.0 {
+            Source::Own(body) => body.is_end_stream(),
+            Source::Call { body, .. } => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.0 {
+            Source::Own(body) => body.size_hint(),
+            Source::Call { body, .. } => body.size_hint(),
+        }
     }
 }
 
@@ -186,15 +211,7 @@ impl Target {
         may_repeat: bool,
     ) -> Result<Answer, Refusal> {
         let call = Try { headers, body: Payload::Whole(frame), may_repeat, tried: Vec::new() };
-        let response = self.run(path, call, deadline).await?;
-        let (parts, body) = response.into_parts();
-        if let Some(status) = Status::from_header_map(&parts.headers) {
-            // Trailers only: a refusal, since a success has a message.
-            let status = if status.code() == Code::Ok { broken("has no message") } else { status };
-            return Err(remap(status, deadline).into());
-        }
-        let message = receive(body).await.map_err(|status| remap(status, deadline))?;
-        Ok(Answer { headers: parts.headers, message })
+        one(self.run(path, call, deadline).await?, deadline).await
     }
 
     async fn run(&self, path: &Uri, mut call: Try, deadline: Instant) -> Result<Response<UpstreamBody>, Failed> {
@@ -356,11 +373,29 @@ fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<
         let status = format!("the service answered with HTTP {}", response.status().as_u16());
         return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
     }
-    Ok(response.map(|body| UpstreamBody { body, _flight: flight, _place: place }))
+    Ok(response.map(|body| UpstreamBody(Source::Call { body, _flight: flight, _place: place })))
+}
+
+/// The answer to a call that has one message.
+///
+/// # Errors
+/// The service's own refusal, or that its answer is not one message.
+pub(crate) async fn one(response: Response<UpstreamBody>, deadline: Instant) -> Result<Answer, Refusal> {
+    let (parts, body) = response.into_parts();
+    let refuse = |status: Status| {
+        let metadata = stack::outward(status.metadata().as_ref());
+        Refusal::from(remap(status, deadline)).metadata(metadata)
+    };
+    if let Some(status) = status_of(&parts.headers) {
+        // Trailers only: a refusal, since a success has a message.
+        return Err(refuse(if status.code() == Code::Ok { broken("has no message") } else { status }));
+    }
+    let (message, trailers) = receive(body).await.map_err(refuse)?;
+    Ok(Answer { headers: parts.headers, message, trailers })
 }
 
 /// Reads the one message and the status behind it.
-async fn receive(mut body: UpstreamBody) -> Result<Bytes, Status> {
+async fn receive(mut body: UpstreamBody) -> Result<(Bytes, HeaderMap), Status> {
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     let mut trailers = None;
@@ -377,13 +412,14 @@ async fn receive(mut body: UpstreamBody) -> Result<Bytes, Status> {
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    let status = trailers.as_ref().and_then(Status::from_header_map);
+    let status = trailers.as_ref().and_then(status_of);
     match status {
         None => return Err(broken("has no status")),
         Some(status) if status.code() != Code::Ok => return Err(status),
         Some(_) => {}
     }
-    unframe(&rest.map_or(first, BytesMut::freeze))
+    let message = unframe(&rest.map_or(first, BytesMut::freeze))?;
+    Ok((message, trailers.unwrap_or_default()))
 }
 
 /// The message of a body that holds exactly one, not compressed.

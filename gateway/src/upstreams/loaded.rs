@@ -16,6 +16,7 @@ use crate::{
     Error,
     routes::{Route, Routes},
     stack,
+    transcode::Codec,
 };
 
 /// A request takes one of these at its start and uses it to its end.
@@ -39,6 +40,10 @@ pub(crate) struct Served {
     pub(crate) path: Uri,
     /// Headers that the method wants to see as they came.
     pub(crate) handed_on: Vec<HeaderName>,
+    /// The path as the name of the method in logs and metrics.
+    pub(crate) label: Arc<str>,
+    /// Its messages as JSON, without a route.
+    pub(crate) codec: Arc<Codec>,
 }
 
 /// The mesh itself: what is served whatever the upstreams are.
@@ -94,8 +99,12 @@ impl Loaded {
         &self.served[self.by_route[route.id]]
     }
 
+    /// Every method that can be called from outside.
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Served> {
+        self.served.iter()
+    }
+
     /// The method behind a native gRPC path, if it can be called from outside.
-    #[expect(dead_code, reason = "native gRPC calls come in by it")]
     pub(crate) fn by_path(&self, path: &str) -> Option<&Served> {
         self.by_path.get(path).map(|at| &self.served[*at])
     }
@@ -105,7 +114,8 @@ impl Served {
     fn new(method: &Arc<Method>, target: Arc<Target>) -> Result<Self, Error> {
         let path = Uri::try_from(method.path.as_str()).expect("names of services and methods are plain");
         let handed_on = handed_on(method)?;
-        Ok(Self { method: method.clone(), target, path, handed_on })
+        let (label, codec) = (method.path.as_str().into(), Arc::new(Codec::of(&method.descriptor)));
+        Ok(Self { method: method.clone(), target, path, handed_on, label, codec })
     }
 }
 

@@ -37,7 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use dial::Dial;
 
-pub(crate) use call::{Target, expired, frame, overloaded};
+pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, frame, one, overloaded, remap};
 pub(crate) use file::Stamps;
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};

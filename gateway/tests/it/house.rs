@@ -35,6 +35,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 
+use crate::talker;
+
 pub(crate) const ACME: &str = "ten_01890000000070008000000000000001";
 pub(crate) const GLOBEX: &str = "ten_01890000000070008000000000000002";
 pub(crate) const OPERATOR: &str = "the-operator";
@@ -112,9 +114,10 @@ impl House {
         let (pool, cut) = (contract.clone(), Arc::new(AtomicUsize::new(0)));
         let dropped = cut.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
-            let (pool, cut) = (pool.clone(), Cut(Some(dropped.clone())));
+            let (pool, dropped) = (pool.clone(), dropped.clone());
+            let cut = Cut::new(&dropped);
             async move {
-                let answer = serve(&pool, request).await.unwrap_or_else(Status::into_http);
+                let answer = serve(&pool, request, &dropped).await.unwrap_or_else(Status::into_http);
                 cut.answered();
                 Ok::<_, Infallible>(answer)
             }
@@ -152,6 +155,24 @@ impl House {
         self.send(Request::get(path), "").await
     }
 
+    /// A request over HTTP/2 of its own connection, and the answer as it comes.
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response<Incoming>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    }
+
+    /// The address of a path over HTTP/2, at the host of no tenant or of one.
+    pub(crate) fn uri(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.address.port())
+    }
+
     pub(crate) async fn h2(&self, request: http::request::Builder) -> Answer {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
@@ -186,10 +207,14 @@ impl House {
 }
 
 /// Counts when it is dropped without an answer.
-struct Cut(Option<Arc<AtomicUsize>>);
+pub(crate) struct Cut(Option<Arc<AtomicUsize>>);
 
 impl Cut {
-    fn answered(mut self) {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Self {
+        Self(Some(count.clone()))
+    }
+
+    pub(crate) fn answered(mut self) {
         self.0 = None;
     }
 }
@@ -210,8 +235,15 @@ async fn read(response: Response<Incoming>) -> Answer {
 }
 
 /// Every service behind the edge: the directory, the keys, and the echo.
-async fn serve(contract: &Contract, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn serve(
+    contract: &Arc<Contract>,
+    request: Request<Incoming>,
+    cut: &Arc<AtomicUsize>,
+) -> Result<Response<Body>, Status> {
     let (parts, body) = request.into_parts();
+    if parts.uri.path().starts_with("/everything.v1.StreamService/") {
+        return talker::talk(contract, &parts, body, cut).await;
+    }
     let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?.to_bytes();
     let message = body.slice(5..);
     match parts.uri.path() {
@@ -262,9 +294,10 @@ pub(crate) fn reply(message: &[u8]) -> Response<Body> {
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).unwrap());
     frame.put_slice(message);
-    let trailers = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+    let mut trailers = HeaderMap::from_iter([(Status::GRPC_STATUS, HeaderValue::from_static("0"))]);
+    trailers.insert("x-final", HeaderValue::from_static("done"));
     let frames = [Ok::<_, Infallible>(Frame::data(frame.freeze())), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(Body::new(StreamBody::new(futures::stream::iter(frames))));
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    talker::head(response.headers_mut());
     response
 }

@@ -2,6 +2,10 @@
 
 mod edge;
 mod house;
+mod protocols;
 mod resilience;
 mod shop;
+mod speak;
+mod streams;
+mod talker;
 mod upstreams;

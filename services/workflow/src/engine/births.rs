@@ -182,11 +182,7 @@ impl Nursery {
     }
 
     /// Gives each run an id, its version and its state in memory; those that cannot be are answered.
-    async fn conceive(
-        &self,
-        births: Vec<Birth>,
-        ground: &Ground,
-    ) -> (Option<SystemTx>, Vec<(Box<Active>, Newborn)>) {
+    async fn conceive(&self, births: Vec<Birth>, ground: &Ground) -> (Option<SystemTx>, Vec<(Box<Active>, Newborn)>) {
         let (mut here, mut born) = (Vec::new(), Vec::new());
         for birth in births {
             if here.len() < ground.room && !ground.owned.is_empty() {

@@ -1,0 +1,440 @@
+//! The way of a call that was let through: its headers made anew, its body in gRPC frames, its answer in the client's words.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tenon_chassis::{
+    Caller,
+    caller::Principal,
+    client::{GRPC_TIMEOUT, IDEMPOTENCY_KEY, timeout_header},
+    directory::Tenant,
+    guard::{OPERATOR_KEY, TENANT_ID},
+    telemetry::{self, TRACEPARENT},
+};
+use tenon_proto::{
+    options::v1::policy::Access,
+    policy::{Effect, Method},
+};
+use tokio::time::Instant;
+use tonic::{Code, body::Body};
+
+use super::{
+    Edge, GRPC, JSON, PART, REPLAYED, REQUEST_ID, accept, connect,
+    frames::{Frames, MAX_MESSAGE, PREFIX, Text, Watch, malformed},
+    intake::{Intake, Reader},
+    line::Line,
+    metadata, peer,
+    protocol::Protocol,
+    relay::{Form, Relay, Shape, refused},
+    request,
+    seen::Seen,
+    slots::Slot,
+    values::Values,
+};
+use crate::{
+    errors::{Refusal, status_of},
+    routes::Route,
+    transcode::Media,
+    upstreams::{self, Loaded, Retry, Served, UpstreamBody},
+};
+
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+/// A call without a deadline waits this long for the first word of an answer; its silence is bounded apart.
+const NO_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// What a request asks for.
+pub(super) struct Ask<'l> {
+    pub(super) loaded: &'l Arc<Loaded>,
+    pub(super) protocol: Protocol,
+    pub(super) served: &'l Served,
+    /// Of HTTP/JSON.
+    pub(super) route: Option<Arc<Route>>,
+}
+
+/// A call that was let through.
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    /// The tenant that the host names.
+    pub(super) host: Option<Arc<Tenant>>,
+    pub(super) slot: Option<Slot>,
+}
+
+/// An answer to a request.
+pub(super) enum Answered {
+    Whole(Response<Bytes>),
+    /// Headers, and a body that comes behind them.
+    Stream(Response<()>, Box<Relay>),
+}
+
+impl Ask<'_> {
+    /// Whether messages come one after the other: from the client, from the service.
+    pub(super) fn streams(&self) -> (bool, bool) {
+        let descriptor = &self.served.method.descriptor;
+        (descriptor.is_client_streaming(), descriptor.is_server_streaming())
+    }
+}
+
+impl Edge {
+    pub(super) async fn forward(
+        &self,
+        ask: &Ask<'_>,
+        seen: &Seen,
+        headers: &HeaderMap,
+        admitted: Admitted,
+        body: Incoming,
+        deadline: Option<Instant>,
+    ) -> Result<Answered, Refusal> {
+        let out = self.outgoing(ask, seen, headers, &admitted, deadline)?;
+        let streams = ask.streams();
+        // The mesh's own services count in the transaction of the call.
+        let use_of = ask.served.target.dial.is_foreign.then(|| self.meter.of(&admitted.caller)).flatten();
+        let mut answered = match (ask.protocol, &ask.route) {
+            (Protocol::Json, Some(route)) if streams == (false, false) => {
+                let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+                self.unary(ask, route, seen, headers, body, out, deadline).await.map(Answered::Whole)
+            }
+            (Protocol::Connect { json }, _) => {
+                if streams != (false, false) {
+                    return Err(connect::other_kind("application/connect+json or application/connect+proto"));
+                }
+                let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+                let within = Duration::from_secs(self.config.edge_body_timeout_s);
+                connect::unary(ask, json, seen, headers, body, out, deadline, within).await.map(Answered::Whole)
+            }
+            _ => self.stream(ask, seen, headers, admitted.slot, body, out, deadline).await,
+        }?;
+        if let Some(use_of) = use_of {
+            match &mut answered {
+                Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
+                Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
+                    true => use_of.count(),
+                    false => relay.use_of = Some(use_of),
+                },
+                _ => {}
+            }
+        }
+        Ok(answered)
+    }
+
+    /// A route of one message each way.
+    #[expect(clippy::too_many_arguments, reason = "a call is all of these")]
+    async fn unary(
+        &self,
+        ask: &Ask<'_>,
+        route: &Route,
+        seen: &Seen,
+        headers: &HeaderMap,
+        body: Incoming,
+        out: HeaderMap,
+        deadline: Instant,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let frame = self.json_frame(route, seen, headers, body).await?;
+        let Served { target, path, method, .. } = ask.served;
+        let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
+        json_answer(ask, route, answer)
+    }
+
+    /// A JSON body as the one message that it is.
+    async fn json_frame(
+        &self,
+        route: &Route,
+        seen: &Seen,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Bytes, Refusal> {
+        let body = if body.is_end_stream() {
+            Bytes::new()
+        } else {
+            let raw = route.binding.takes_any_media();
+            let encoding = if raw { None } else { request::json_only(headers)? };
+            let body = request::body(body, Duration::from_secs(self.config.edge_body_timeout_s), MAX_MESSAGE).await?;
+            request::decoded(body, encoding)?
+        };
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let body = Media { kind: kind.to_owned(), data: body };
+        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
+        Ok(upstreams::frame(&message))
+    }
+
+    /// A call of any kind whose answer is written while it comes.
+    #[expect(clippy::too_many_arguments, reason = "a call is all of these")]
+    async fn stream(
+        &self,
+        ask: &Ask<'_>,
+        seen: &Seen,
+        headers: &HeaderMap,
+        slot: Option<Slot>,
+        body: Incoming,
+        out: HeaderMap,
+        deadline: Option<Instant>,
+    ) -> Result<Answered, Refusal> {
+        let (client, server) = ask.streams();
+        let endless = client || server;
+        if !endless && matches!(ask.protocol, Protocol::ConnectStream { .. }) {
+            return Err(connect::other_kind("application/json or application/proto"));
+        }
+        let form = if server && ask.protocol == Protocol::Json { accept::form(headers)? } else { Form::Lines };
+        let idle = self.config.edge_stream_idle_s;
+        let line = Arc::new(Line::new((endless && idle > 0).then(|| Duration::from_secs(idle))));
+        let (body, retry) = if client {
+            let reader = reader(ask, seen, headers)?;
+            (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
+        } else {
+            let frames = self.collected(ask, seen, headers, body).await?;
+            let again = may_repeat(&ask.served.method, headers);
+            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
+            (Body::new(Full::new(frames)), retry)
+        };
+        let Served { target, path, .. } = ask.served;
+        let by = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+        let response = tokio::select! {
+            response = target.open(path, out, body, by, retry) => response,
+            refusal = line.ended() => return Err(refusal),
+        };
+        let response = response.map_err(|failed| line.fault().unwrap_or_else(|| failed.into()))?;
+        if let (Protocol::Json, Some(route), false) = (ask.protocol, &ask.route, server) {
+            let answer = tokio::select! {
+                answer = upstreams::one(response, by) => answer.map_err(|refusal| line.fault().unwrap_or(refusal))?,
+                refusal = line.ended() => return Err(refusal),
+            };
+            return json_answer(ask, route, answer).map(Answered::Whole);
+        }
+        let relay = Relay {
+            draining: endless.then(|| self.draining()),
+            beat: (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1))),
+            slot,
+            ..Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline)
+        };
+        relayed(seen, response, relay, form).await
+    }
+
+    /// The frames of a request of one message.
+    async fn collected(
+        &self,
+        ask: &Ask<'_>,
+        seen: &Seen,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Bytes, Refusal> {
+        if let (Protocol::Json, Some(route)) = (ask.protocol, &ask.route) {
+            return self.json_frame(route, seen, headers, body).await;
+        }
+        let within = Duration::from_secs(self.config.edge_body_timeout_s);
+        // Base64 makes four bytes of three.
+        let most = if ask.protocol == (Protocol::Web { text: true }) { MAX_MESSAGE / 3 * 4 } else { MAX_MESSAGE };
+        let mut body = request::body(body, within, most + 2 * PREFIX).await?;
+        if ask.protocol == (Protocol::Web { text: true }) {
+            let mut text = Text::default();
+            body = text.push(&body)?;
+            if !text.is_between() {
+                return Err(malformed("the body ended inside a group of base64"));
+            }
+        }
+        if ask.protocol == (Protocol::ConnectStream { json: true }) {
+            return connect::enveloped(&ask.served.codec, &body);
+        }
+        let mut watch = Watch::default();
+        watch.pass(&body)?;
+        if !watch.is_between() {
+            return Err(malformed("the body ended inside a message"));
+        }
+        Ok(body)
+    }
+
+    /// The headers of the call behind: made anew, so that nothing of what the client sent passes unseen.
+    fn outgoing(
+        &self,
+        ask: &Ask<'_>,
+        seen: &Seen,
+        headers: &HeaderMap,
+        admitted: &Admitted,
+        deadline: Option<Instant>,
+    ) -> Result<HeaderMap, Refusal> {
+        let mut out = HeaderMap::with_capacity(24);
+        metadata::inward(ask.protocol, headers, &mut out)?;
+        out.insert(header::CONTENT_TYPE, GRPC);
+        out.insert(header::TE, HeaderValue::from_static("trailers"));
+        out.insert(REQUEST_ID, seen.request_id.clone());
+        let client = HeaderValue::try_from(seen.client.to_string()).expect("an address is printable ASCII");
+        out.insert(peer::FORWARDED_FOR, client);
+        telemetry::inject(&mut out);
+        if !out.contains_key(TRACEPARENT)
+            && let Some(parent) = headers.get(TRACEPARENT).filter(|parent| is_traceparent(parent))
+        {
+            out.insert(TRACEPARENT, parent.clone());
+        }
+        if matches!(ask.protocol, Protocol::Grpc | Protocol::Web { .. }) {
+            // Messages pass as they are, so what they may be compressed with is between the two ends.
+            metadata::copy(&[GRPC_ENCODING, GRPC_ACCEPT_ENCODING], headers, &mut out);
+        }
+        self.identity(ask, headers, admitted, &mut out);
+        if let Some(key) = request::idempotency_key(headers)? {
+            out.insert(IDEMPOTENCY_KEY, key.clone());
+        }
+        for name in &ask.served.handed_on {
+            out.remove(name);
+            out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+        if let Some(deadline) = deadline {
+            out.insert(GRPC_TIMEOUT, timeout_header(deadline.saturating_duration_since(Instant::now())));
+        }
+        Ok(out)
+    }
+
+    /// In whose name the call goes on.
+    fn identity(&self, ask: &Ask<'_>, headers: &HeaderMap, admitted: &Admitted, out: &mut HeaderMap) {
+        let Admitted { caller, host, .. } = admitted;
+        let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
+        match (ask.served.method.access, &caller.principal) {
+            // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
+            (Access::Public, _) if ask.served.target.dial.is_foreign => {}
+            (Access::Operator, _) if !ask.served.target.dial.is_foreign => {
+                metadata::copy(&[OPERATOR_KEY], headers, out);
+            }
+            (Access::Tenant, Principal::User { .. }) => metadata::copy(&[header::AUTHORIZATION], headers, out),
+            _ => {
+                let token = self.mesh.key.mint(PART, &ask.served.target.dial.audience, tenant, &caller.roles);
+                let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
+                out.insert(header::AUTHORIZATION, bearer);
+            }
+        }
+        if let Some(tenant) = tenant {
+            let tenant = HeaderValue::try_from(tenant.to_string()).expect("an id is printable ASCII");
+            out.insert(TENANT_ID, tenant);
+        }
+    }
+}
+
+/// Whether a call may be sent twice: by its method, or because its key makes the second one answer as the first.
+pub(super) fn may_repeat(method: &Method, headers: &HeaderMap) -> bool {
+    method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// An answer that is repeated was counted when it was made.
+fn is_counted(headers: &HeaderMap) -> bool {
+    !headers.contains_key(REPLAYED)
+}
+
+/// How a stream of requests is read.
+fn reader(ask: &Ask<'_>, seen: &Seen, headers: &HeaderMap) -> Result<Reader, Refusal> {
+    Ok(match (ask.protocol, &ask.route) {
+        (Protocol::Json, Some(route)) => {
+            let array = request::json_values(headers)?;
+            Reader::Values(Values::new(array), route.clone(), seen.uri.clone())
+        }
+        (Protocol::ConnectStream { json: true }, _) => Reader::Envelopes(Frames::default(), ask.served.codec.clone()),
+        (Protocol::Web { text: true }, _) => Reader::Text(Text::default(), Watch::default()),
+        _ => Reader::Frames(Watch::default()),
+    })
+}
+
+/// How a stream of answers is written.
+fn shape(ask: &Ask<'_>, form: Form) -> Shape {
+    match (ask.protocol, &ask.route) {
+        (Protocol::Json, Some(route)) if route.binding.gives_any_media() => Shape::Raw(route.clone()),
+        (Protocol::Json, Some(route)) => Shape::Json(form, route.clone()),
+        (Protocol::ConnectStream { json: true }, _) => Shape::Envelopes(ask.served.codec.clone()),
+        (protocol, _) => Shape::Frames(protocol),
+    }
+}
+
+/// The headers of a streamed answer, with the stream behind them.
+pub(super) async fn relayed(
+    seen: &Seen,
+    response: Response<UpstreamBody>,
+    mut relay: Relay,
+    form: Form,
+) -> Result<Answered, Refusal> {
+    let (parts, body) = response.into_parts();
+    relay.body = body;
+    if let Some(status) = status_of(&parts.headers) {
+        if status.code() != Code::Ok {
+            return Err(refused(&status, &relay.line, relay.deadline));
+        }
+        // The whole answer was in its headers.
+        relay.end(Ok(HeaderMap::new()));
+    }
+    let mut answer = Response::new(());
+    let to = answer.headers_mut();
+    to.reserve(16);
+    let metadata = metadata::outward(&parts.headers);
+    match seen.protocol {
+        Protocol::Json => {
+            metadata::spelt_for_json(metadata, false, to);
+            to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            // A proxy that gathers an answer before it hands it on would hold the stream back.
+            to.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+            let media = match &relay.shape {
+                Shape::Raw(route) => {
+                    let route = route.clone();
+                    first_piece(&route, &mut relay).await?
+                }
+                _ => form.media(),
+            };
+            to.insert(header::CONTENT_TYPE, media);
+        }
+        protocol => {
+            to.extend(metadata);
+            to.insert(header::CONTENT_TYPE, protocol.media());
+            metadata::copy(&[GRPC_ENCODING], &parts.headers, to);
+        }
+    }
+    metadata::copy(&[REPLAYED], &parts.headers, to);
+    if seen.verb == Verb::HEAD {
+        return Ok(Answered::Whole(answer.map(|()| Bytes::new())));
+    }
+    Ok(Answered::Stream(answer, Box::new(relay)))
+}
+
+/// The media type of a body in pieces is that of its first.
+async fn first_piece(route: &Route, relay: &mut Relay) -> Result<HeaderValue, Refusal> {
+    let kind = match relay.first().await? {
+        None => {
+            relay.end(Ok(HeaderMap::new()));
+            String::new()
+        }
+        Some(message) => {
+            relay.put(&message)?;
+            route.binding.response(message)?.kind
+        }
+    };
+    Ok(media(&kind))
+}
+
+/// The one message of an answer as JSON, or as the body that it holds.
+fn json_answer(ask: &Ask<'_>, route: &Route, answer: upstreams::Answer) -> Result<Response<Bytes>, Refusal> {
+    let Media { kind, data } = route.binding.response(answer.message)?;
+    let mut response = Response::new(data);
+    let to = response.headers_mut();
+    to.reserve(16);
+    metadata::spelt_for_json(metadata::outward(&answer.headers), false, to);
+    metadata::spelt_for_json(metadata::outward(&answer.trailers), true, to);
+    to.insert(header::CONTENT_TYPE, if route.binding.gives_any_media() { media(&kind) } else { JSON });
+    metadata::copy(&[REPLAYED], &answer.headers, to);
+    if ask.served.method.access != Access::Public {
+        to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(response)
+}
+
+/// The media type of a service's own body. What a browser could guess at is named as bytes.
+fn media(kind: &str) -> HeaderValue {
+    let known = HeaderValue::from_str(kind).ok().filter(|kind| !kind.is_empty());
+    known.unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}
+
+fn is_traceparent(value: &HeaderValue) -> bool {
+    let plain = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
+    value.len() == 55 && value.as_bytes().starts_with(b"00-") && value.as_bytes().iter().all(plain)
+}
+
+/// Says that a path takes another media type.
+pub(super) fn unsupported(why: String) -> Refusal {
+    let refusal = Refusal::new(Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why);
+    refusal.http(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}

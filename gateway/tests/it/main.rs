@@ -8,4 +8,5 @@ mod shop;
 mod speak;
 mod streams;
 mod talker;
+mod tls;
 mod upstreams;

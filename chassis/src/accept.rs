@@ -14,7 +14,7 @@ use hyper_util::{
 use rand::Rng;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,9 +37,6 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// As hyper's own default, which a browser never reaches.
 const PENDING_RESETS: usize = 20;
-
-/// Who connected as the port was closed has this long to send a request.
-const LATE_COMERS: Duration = Duration::from_millis(100);
 
 /// The numbers of one port.
 #[derive(Debug, Clone, Copy)]
@@ -86,37 +83,25 @@ where
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let (connections, leave) = (TaskTracker::new(), CancellationToken::new());
     let builder = builder(limits.pending_resets);
-    let take = |(stream, peer), slot: OwnedSemaphorePermit| {
+    while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, mostly: room comes when a connection ends.
+                tracing::warn!(%error, "connection was not accepted");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
         let (builder, service, leave) = (builder.clone(), service.clone(), leave.clone());
         connections.spawn(async move {
             connection(builder, stream, peer, service, limits.connection_age, leave).await;
             drop(slot);
         });
-    };
-    while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
-        match stop.run_until_cancelled(listener.accept()).await {
-            None => break,
-            Some(Ok(accepted)) => take(accepted, slot.expect("it is never closed")),
-            Some(Err(error)) => {
-                // Out of file descriptors, mostly: room comes when a connection ends.
-                tracing::warn!(%error, "connection was not accepted");
-                sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    // Who is connected and not yet taken up would be reset with the port.
-    let mut late = 0;
-    while let (Ok(slot), Ok(Ok(accepted))) =
-        (slots.clone().try_acquire_owned(), timeout(Duration::ZERO, listener.accept()).await)
-    {
-        late += 1;
-        take(accepted, slot);
     }
     // The port first: who is sent away must not come back to it.
     drop(listener);
-    if late > 0 {
-        sleep(LATE_COMERS).await;
-    }
     leave.cancel();
     connections.close();
     if timeout(limits.drain, connections.wait()).await.is_err() {

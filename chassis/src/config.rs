@@ -92,9 +92,6 @@ pub struct Config {
     /// Seconds that calls in flight get to end when a process stops
     #[arg(long, env = "TENON_DRAIN_S", default_value_t = 10)]
     pub drain_s: u64,
-    /// Seconds between saying "not ready" and closing the ports: as long as load balancers need to notice
-    #[arg(long, env = "TENON_DRAIN_WAIT_S", default_value_t = 0)]
-    pub drain_wait_s: u64,
     /// Connections that one port holds at most
     #[arg(long, env = "TENON_MAX_CONNECTIONS", default_value_t = 10_000)]
     pub max_connections: usize,

@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -184,9 +184,6 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
         died = running.any_ends() => Some(died),
     };
     ready.send_replace(false);
-    if died.is_none() {
-        sleep(Duration::from_secs(mesh.config.drain_wait_s)).await;
-    }
     running.end(&mesh.draining).await;
     mesh.leave().await;
     running.ends[2].cancel();

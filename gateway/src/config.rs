@@ -34,6 +34,10 @@ pub struct Config {
     /// Seconds that a client may take to send a body
     #[arg(long, env = "TENON_EDGE_BODY_TIMEOUT_S", default_value_t = 15)]
     pub edge_body_timeout_s: u64,
+    /// Seconds between saying that it is about to stop (/readyz, grpc.health) and closing the port: as long as load
+    /// balancers need to notice
+    #[arg(long, env = "TENON_EDGE_DRAIN_WAIT_S", default_value_t = 0)]
+    pub edge_drain_wait_s: u64,
     /// Requests that the edge serves at one time; more are answered 503 with Retry-After
     #[arg(long, env = "TENON_EDGE_MAX_REQUESTS", default_value_t = 4_096)]
     pub edge_max_requests: usize,

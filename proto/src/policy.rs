@@ -49,6 +49,12 @@ impl Method {
     pub fn service(&self) -> &str {
         self.path[1..].rsplit_once('/').map_or("", |(service, _)| service)
     }
+
+    /// Whether one of these roles has been granted the permission for this method apart.
+    #[must_use]
+    pub fn is_granted_to(&self, roles: &[String]) -> bool {
+        self.granted_to.iter().any(|role| roles.contains(role))
+    }
 }
 
 /// Every method of a descriptor set, by gRPC path.

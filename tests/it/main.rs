@@ -21,6 +21,7 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod own_service;
 mod readme;
 mod runs;
 mod serve;

@@ -196,3 +196,17 @@ async fn each_call_that_succeeds_counts_once_in_every_protocol() {
     assert_eq!(house.post("/v1/orders:place", &[], &json!({})).await.status, 401);
     counted("nothing", 0);
 }
+
+#[test]
+fn the_inventorys_descriptors_are_those_of_its_proto() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let folder = format!("{root}/examples/inventory");
+    let mut compiler = protox::Compiler::new([folder.clone(), format!("{root}/proto")]).expect("both are there");
+    compiler.include_imports(true).open_file("inventory.proto").expect("it compiles");
+    let load = |set: &[u8]| tenon_proto::foreign::load(set, &tenon_proto::foreign::Rules::default());
+    let proto = load(&compiler.encode_file_descriptor_set()).expect("it can be served");
+    let file =
+        load(&std::fs::read(format!("{folder}/inventory.binpb")).expect("it is there")).expect("it can be served");
+    let changes = [tenon_gateway::compare(&file, &proto), tenon_gateway::compare(&proto, &file)].concat();
+    assert!(changes.is_empty(), "make examples/inventory/inventory.binpb anew (its README says how): {changes:?}");
+}

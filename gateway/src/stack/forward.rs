@@ -15,7 +15,10 @@ use tenon_chassis::{
     guard::{OPERATOR_KEY, TENANT_ID},
     telemetry::{self, TRACEPARENT},
 };
-use tenon_proto::{options::v1::policy::Access, policy::Effect};
+use tenon_proto::{
+    options::v1::policy::Access,
+    policy::{Effect, Method},
+};
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
 
@@ -37,7 +40,6 @@ use crate::{
     routes::Route,
     transcode::Media,
     upstreams::{self, Loaded, Retry, Served, UpstreamBody},
-    usage::Usage,
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -70,11 +72,6 @@ pub(super) enum Answered {
 }
 
 impl Ask<'_> {
-    /// Whether the call may be sent again: it changes nothing more then, or the service knows it by its key.
-    pub(super) fn may_repeat(&self, headers: &HeaderMap) -> bool {
-        self.served.method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
-    }
-
     /// Whether messages come one after the other: from the client, from the service.
     pub(super) fn streams(&self) -> (bool, bool) {
         let descriptor = &self.served.method.descriptor;
@@ -93,33 +90,10 @@ impl Edge {
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let out = self.outgoing(ask, seen, headers, &admitted, deadline)?;
-        // The mesh's own services count in the transaction of the call.
-        let usage = if ask.served.target.dial.is_foreign { self.meter.open(&admitted.caller) } else { None };
-        let answered = self.answered(ask, seen, headers, (admitted, body, out), deadline).await?;
-        Ok(match answered {
-            Answered::Stream(response, mut relay) if !relay.is_over() => {
-                relay.usage = usage;
-                Answered::Stream(response, relay)
-            }
-            whole => {
-                // A repeated answer was counted when it was made.
-                let repeated = matches!(&whole, Answered::Whole(whole) if whole.headers().contains_key(REPLAYED));
-                usage.filter(|_| !repeated).into_iter().for_each(Usage::count);
-                whole
-            }
-        })
-    }
-
-    async fn answered(
-        &self,
-        ask: &Ask<'_>,
-        seen: &Seen,
-        headers: &HeaderMap,
-        (admitted, body, out): (Admitted, Incoming, HeaderMap),
-        deadline: Option<Instant>,
-    ) -> Result<Answered, Refusal> {
         let streams = ask.streams();
-        match (ask.protocol, &ask.route) {
+        // The mesh's own services count in the transaction of the call.
+        let use_of = ask.served.target.dial.is_foreign.then(|| self.meter.of(&admitted.caller)).flatten();
+        let mut answered = match (ask.protocol, &ask.route) {
             (Protocol::Json, Some(route)) if streams == (false, false) => {
                 let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
                 self.unary(ask, route, seen, headers, body, out, deadline).await.map(Answered::Whole)
@@ -133,7 +107,18 @@ impl Edge {
                 connect::unary(ask, json, seen, headers, body, out, deadline, within).await.map(Answered::Whole)
             }
             _ => self.stream(ask, seen, headers, admitted.slot, body, out, deadline).await,
+        }?;
+        if let Some(use_of) = use_of {
+            match &mut answered {
+                Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
+                Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
+                    true => use_of.count(),
+                    false => relay.use_of = Some(use_of),
+                },
+                _ => {}
+            }
         }
+        Ok(answered)
     }
 
     /// A route of one message each way.
@@ -149,8 +134,8 @@ impl Edge {
         deadline: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         let frame = self.json_frame(route, seen, headers, body).await?;
-        let Served { target, path, .. } = ask.served;
-        let answer = target.call(path, out, frame, deadline, ask.may_repeat(headers)).await?;
+        let Served { target, path, method, .. } = ask.served;
+        let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
         json_answer(ask, route, answer)
     }
 
@@ -201,7 +186,8 @@ impl Edge {
             (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
         } else {
             let frames = self.collected(ask, seen, headers, body).await?;
-            let retry = if ask.may_repeat(headers) { Retry::Again(frames.clone()) } else { Retry::Never };
+            let again = may_repeat(&ask.served.method, headers);
+            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
             (Body::new(Full::new(frames)), retry)
         };
         let Served { target, path, .. } = ask.served;
@@ -304,14 +290,15 @@ impl Edge {
     fn identity(&self, ask: &Ask<'_>, headers: &HeaderMap, admitted: &Admitted, out: &mut HeaderMap) {
         let Admitted { caller, host, .. } = admitted;
         let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-        let dial = &ask.served.target.dial;
         match (ask.served.method.access, &caller.principal) {
             // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
-            (Access::Public, _) if dial.is_foreign => {}
-            (Access::Operator, _) if !dial.is_foreign => metadata::copy(&[OPERATOR_KEY], headers, out),
+            (Access::Public, _) if ask.served.target.dial.is_foreign => {}
+            (Access::Operator, _) if !ask.served.target.dial.is_foreign => {
+                metadata::copy(&[OPERATOR_KEY], headers, out);
+            }
             (Access::Tenant, Principal::User { .. }) => metadata::copy(&[header::AUTHORIZATION], headers, out),
             _ => {
-                let token = self.mesh.key.mint(PART, &dial.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &ask.served.target.dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }
@@ -321,6 +308,16 @@ impl Edge {
             out.insert(TENANT_ID, tenant);
         }
     }
+}
+
+/// Whether a call may be sent twice: by its method, or because its key makes the second one answer as the first.
+pub(super) fn may_repeat(method: &Method, headers: &HeaderMap) -> bool {
+    method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// An answer that is repeated was counted when it was made.
+fn is_counted(headers: &HeaderMap) -> bool {
+    !headers.contains_key(REPLAYED)
 }
 
 /// How a stream of requests is read.

@@ -22,8 +22,8 @@ use crate::{
     errors::{Refusal, status_of},
     routes::Route,
     transcode::Codec,
-    upstreams::{Loaded, Place, UpstreamBody, expired, remap},
-    usage::Usage,
+    upstreams::{Loaded, UpstreamBody, expired, remap},
+    usage::UseOf,
 };
 
 /// An error that ends a body where no other end is possible.
@@ -78,10 +78,8 @@ pub(super) struct Relay {
     pub(super) loaded: Arc<Loaded>,
     /// Counted until the stream ends.
     pub(super) slot: Option<Slot>,
-    /// Of the requests that the edge serves at one time.
-    pub(super) place: Option<Place>,
-    /// Counted if the stream ends well.
-    pub(super) usage: Option<Usage>,
+    /// What is counted if it ends well.
+    pub(super) use_of: Option<UseOf>,
     /// The request that it answers: logged when the stream has ended, also by the client's going away.
     pub(super) seen: Option<Seen>,
     pub(super) frames: Frames,
@@ -100,7 +98,7 @@ enum Event {
 impl Relay {
     pub(super) fn new(loaded: Arc<Loaded>, shape: Shape, line: Arc<Line>, deadline: Option<Instant>) -> Self {
         Self {
-            body: UpstreamBody::own(Body::empty()),
+            body: UpstreamBody::new(Body::empty()),
             shape,
             line,
             deadline,
@@ -108,8 +106,7 @@ impl Relay {
             beat: None,
             loaded,
             slot: None,
-            place: None,
-            usage: None,
+            use_of: None,
             seen: None,
             frames: Frames::default(),
             out: VecDeque::new(),
@@ -308,18 +305,16 @@ impl Relay {
     pub(super) fn end(&mut self, outcome: Result<HeaderMap, Refusal>) {
         self.ended = true;
         let loaded = self.loaded.clone();
-        let own = self.seen.as_ref().and_then(|seen| seen.pool.clone());
-        let pool = own.as_ref().unwrap_or(&loaded.contract.pool);
-        let usage = self.usage.take();
+        let pool = &loaded.contract.pool;
         let (trailers, told) = match outcome {
-            Ok(trailers) => {
-                usage.into_iter().for_each(Usage::count);
-                (trailers, None)
-            }
+            Ok(trailers) => (trailers, None),
             Err(refusal) => (HeaderMap::new(), Some(refusal.told())),
         };
         if let Some(seen) = &mut self.seen {
             seen.ended(told.as_ref());
+        }
+        if let (None, Some(use_of)) = (&told, self.use_of.take()) {
+            use_of.count();
         }
         let result = told.as_ref().map_or(Ok(()), Err);
         match &self.shape {
@@ -349,7 +344,7 @@ impl Relay {
                 }
             }
         }
-        (self.slot, self.place) = (None, None);
+        self.slot = None;
     }
 
     fn error(&self, form: Form, status: &serde_json::Value) -> Bytes {

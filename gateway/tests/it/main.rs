@@ -2,10 +2,11 @@
 
 mod edge;
 mod house;
+mod protocols;
 mod resilience;
 mod shop;
-mod upstreams;
-mod protocols;
 mod speak;
 mod streams;
 mod talker;
+mod tls;
+mod upstreams;

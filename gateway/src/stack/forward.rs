@@ -141,8 +141,7 @@ impl Edge {
         };
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let body = Media { kind: kind.to_owned(), data: body };
-        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
-        Ok(upstreams::frame(&message))
+        route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)
     }
 
     /// A call of any kind whose answer is written while it comes.

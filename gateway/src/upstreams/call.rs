@@ -11,8 +11,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use prost::Message;
-use prost_reflect::DynamicMessage;
 use tenon_chassis::{Fault, client};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status, body::Body, transport::Channel};
@@ -249,16 +247,6 @@ pub(crate) fn remap(status: Status, deadline: Instant) -> Status {
 /// What a call gets that was not answered in time.
 pub(crate) fn expired() -> Fault {
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the answer came")
-}
-
-/// A message as the body of a gRPC call.
-pub(crate) fn frame(message: &DynamicMessage) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).expect("a request that was read under 4 MiB does not grow to 4 GiB"));
-    message.encode_raw(&mut frame);
-    frame.freeze()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod call;
 
 mod loaded;
 
-pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, frame, one, remap};
+pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, one, remap};
 pub(crate) use loaded::{Loaded, Served};
 
 /// Where the methods of a proto package are served.

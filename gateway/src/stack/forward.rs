@@ -120,7 +120,7 @@ impl Edge {
         let frame = self.json_frame(route, seen, headers, body).await?;
         let Served { target, path, method, .. } = ask.served;
         let answer = target.call(path, out, frame, deadline, method.effect == Effect::None).await?;
-        json_answer(ask, route, answer)
+        json_answer(ask, route, &answer)
     }
 
     /// A JSON body as the one message that it is.
@@ -185,7 +185,7 @@ impl Edge {
                 answer = upstreams::one(response, by) => answer.map_err(|refusal| line.fault().unwrap_or(refusal))?,
                 refusal = line.ended() => return Err(refusal),
             };
-            return json_answer(ask, route, answer).map(Answered::Whole);
+            return json_answer(ask, route, &answer).map(Answered::Whole);
         }
         let relay = Relay {
             draining: endless.then(|| self.draining()),
@@ -369,15 +369,15 @@ async fn first_piece(route: &Route, relay: &mut Relay) -> Result<HeaderValue, Re
         }
         Some(message) => {
             relay.put(&message)?;
-            route.binding.response(message)?.kind
+            route.binding.response(&message)?.kind
         }
     };
     Ok(media(&kind))
 }
 
 /// The one message of an answer as JSON, or as the body that it holds.
-fn json_answer(ask: &Ask<'_>, route: &Route, answer: upstreams::Answer) -> Result<Response<Bytes>, Refusal> {
-    let Media { kind, data } = route.binding.response(answer.message)?;
+fn json_answer(ask: &Ask<'_>, route: &Route, answer: &upstreams::Answer) -> Result<Response<Bytes>, Refusal> {
+    let Media { kind, data } = route.binding.response(&answer.message)?;
     let mut response = Response::new(data);
     let to = response.headers_mut();
     to.reserve(16);

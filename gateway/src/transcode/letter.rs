@@ -1,16 +1,24 @@
 //! The JSON mapping of proto3, to the letter (protobuf.dev/programming-guides/json).
 
 use http::Method as Verb;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::tests::{check, json_media, routes};
 use crate::routes::Found;
 
+const ANY: &str = "type.googleapis.com/google.protobuf";
+const INNER: &str = "type.googleapis.com/everything.v1.Inner";
+
+/// Bodies, with the message as the library writes it or with the refusal.
+fn hold<const N: usize>(table: [(&str, Result<Json, &str>); N]) {
+    for (body, expected) in table {
+        check("POST", "/v1/things", &body.replace("ANY", ANY).replace("INNER", INNER), expected);
+    }
+}
+
 #[test]
-fn bodies_follow_the_mapping_to_the_letter() {
-    let any = "type.googleapis.com/google.protobuf";
-    let inner = "type.googleapis.com/everything.v1.Inner";
-    for (body, expected) in [
+fn numbers_are_exact_in_every_notation() {
+    hold([
         // Integers in every notation, exact to the last digit.
         (
             r#"{"int64":9007199254740993,"uint64":"18446744073709551615"}"#,
@@ -36,6 +44,12 @@ fn bodies_follow_the_mapping_to_the_letter() {
         (r#"{"colour":1,"colours":["GREEN",2,9]}"#, Ok(json!({"colour": "RED", "colours": ["GREEN", "GREEN", 9]}))),
         (r#"{"colour":"red"}"#, Err("INVALID_FIELD colour: must be one of COLOUR_UNSPECIFIED, RED, GREEN")),
         (r#"{"colour":"1"}"#, Err("INVALID_FIELD colour: must be one of COLOUR_UNSPECIFIED, RED, GREEN")),
+    ]);
+}
+
+#[test]
+fn a_field_is_given_once_and_null_is_its_absence() {
+    hold([
         // A field in both spellings is a field twice.
         (r#"{"maybeNumber":1,"maybe_number":2}"#, Err("INVALID_FIELD maybe_number: is given more than once")),
         (r#"{"text":"a","text":"a"}"#, Err("INVALID_FIELD text: is given more than once")),
@@ -54,6 +68,12 @@ fn bodies_follow_the_mapping_to_the_letter() {
         (r#"{"counts":{"a":null}}"#, Err("INVALID_FIELD counts.a: must be a 64-bit integer")),
         (r#"{"values":[null,1,"a",[],{}]}"#, Ok(json!({"values": [null, 1.0, "a", [], {}]}))),
         (r#"{"wrappedText":null,"at":null,"any":null}"#, Ok(json!({}))),
+    ]);
+}
+
+#[test]
+fn maps_bytes_and_times_have_their_own_forms() {
+    hold([
         // Maps with every kind of key, each once.
         (
             r#"{"byFlag":{"true":"a","false":""},"byBig":{"18446744073709551615":"AQ"},"bySigned":{"-5":"1970-01-01T00:00:00Z"}}"#,
@@ -87,26 +107,32 @@ fn bodies_follow_the_mapping_to_the_letter() {
             r#"{"updateMask":"count_of"}"#,
             Err("INVALID_FIELD updateMask: must be field paths in lowerCamelCase, separated by commas"),
         ),
+    ]);
+}
+
+#[test]
+fn any_and_structs_hold_what_they_say() {
+    hold([
         // Any: known types have `value`; the type may come last.
         (
             r#"{"any":{"value":"1.5s","@type":"ANY.Duration"}}"#,
-            Ok(json!({"any": {"@type": format!("{any}.Duration"), "value": "1.500s"}})),
+            Ok(json!({"any": {"@type": format!("{ANY}.Duration"), "value": "1.500s"}})),
         ),
         (
             r#"{"any":{"@type":"ANY.Int64Value","value":"5"}}"#,
-            Ok(json!({"any": {"@type": format!("{any}.Int64Value"), "value": "5"}})),
+            Ok(json!({"any": {"@type": format!("{ANY}.Int64Value"), "value": "5"}})),
         ),
         (
             r#"{"any":{"@type":"ANY.Struct","value":{"a":1}}}"#,
-            Ok(json!({"any": {"@type": format!("{any}.Struct"), "value": {"a": 1.0}}})),
+            Ok(json!({"any": {"@type": format!("{ANY}.Struct"), "value": {"a": 1.0}}})),
         ),
         (
             r#"{"any":{"@type":"ANY.Any","value":{"@type":"ANY.BoolValue","value":true}}}"#,
             Ok(json!({"any": {
-                "@type": format!("{any}.Any"), "value": {"@type": format!("{any}.BoolValue"), "value": true},
+                "@type": format!("{ANY}.Any"), "value": {"@type": format!("{ANY}.BoolValue"), "value": true},
             }})),
         ),
-        (r#"{"any":{"text":"x","@type":"INNER"}}"#, Ok(json!({"any": {"@type": inner, "text": "x"}}))),
+        (r#"{"any":{"text":"x","@type":"INNER"}}"#, Ok(json!({"any": {"@type": INNER, "text": "x"}}))),
         (r#"{"any":{"nope":"x","@type":"INNER"}}"#, Err("UNKNOWN_FIELD any.nope: is not a field")),
         (r#"{"any":{"text":"x"}}"#, Err("INVALID_FIELD any: must be an object with a known @type")),
         (
@@ -121,7 +147,12 @@ fn bodies_follow_the_mapping_to_the_letter() {
         (r#"{"value":1e999}"#, Err("INVALID_FIELD value: must be a number that 64 bits can hold")),
         (r#"{"empty":{}}"#, Ok(json!({"empty": {}}))),
         (r#"{"empty":{"a":1}}"#, Err("UNKNOWN_FIELD empty.a: is not a field")),
-        // Texts.
+    ]);
+}
+
+#[test]
+fn texts_are_json_and_old_messages_are_whole() {
+    hold([
         (r#"{"text":"\ud83d\ude00\u00e9\/"}"#, Ok(json!({"text": "\u{1f600}\u{e9}/"}))),
         (r#"{"text":"\ud83d"}"#, Err("INVALID_JSON : the body is not JSON, see line 1 column 16")),
         (r#"{"text":"\ude00"}"#, Err("INVALID_JSON : the body is not JSON, see line 1 column 16")),
@@ -138,10 +169,7 @@ fn bodies_follow_the_mapping_to_the_letter() {
                 "name": "a", "part": {"text": "x", "bit": [{"on": true}, {}]}, "shade": "DARK", "[old.v1.nick_name]": "al",
             }})),
         ),
-    ] {
-        let body = body.replace("ANY", any).replace("INNER", inner);
-        check("POST", "/v1/things", &body, expected);
-    }
+    ]);
     let Found::Route(route) = routes().find(&Verb::POST, "/v1/things") else { panic!("the route is there") };
     let bad = json_media(b"{\"text\":\"\xff\"}");
     assert!(route.binding.request(&route.template, "/v1/things", None, bad).is_err(), "not UTF-8");

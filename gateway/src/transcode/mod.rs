@@ -240,19 +240,19 @@ impl Binding {
     ///
     /// # Errors
     /// INTERNAL when the bytes are not the message that the contract says.
-    pub fn response(&self, message: Bytes) -> Result<Media, Refusal> {
+    pub fn response(&self, message: &Bytes) -> Result<Media, Refusal> {
         if self.gives_any_media() {
-            let inside = self.response_body.as_ref().map(|field| last_bytes(&message, field.number()));
-            let body = inside.unwrap_or(Some(&message)).ok_or_else(|| broken("cannot be decoded"))?;
-            return get_media(&message, body).ok_or_else(|| broken("cannot be decoded"));
+            let inside = self.response_body.as_ref().map(|field| last_bytes(message, field.number()));
+            let body = inside.unwrap_or(Some(message)).ok_or_else(|| broken("cannot be decoded"))?;
+            return get_media(message, body).ok_or_else(|| broken("cannot be decoded"));
         }
         let plans = self.output.plans();
         let mut writer = Writer::new(plans, message.len() * 2 + 256);
         let written = match &self.response_body {
-            None => writer.root(&message),
+            None => writer.root(message),
             Some(field) => {
                 let at = plans.messages[0].by_number(field.number(), 0).expect("a field is in the plan of its message");
-                writer.root_field(at, &message)
+                writer.root_field(at, message)
             }
         };
         written.map_err(|_| broken("has no JSON form"))?;

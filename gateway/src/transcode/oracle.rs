@@ -116,7 +116,7 @@ impl Dice<'_> {
                         .is_some_and(|oneof| oneof.fields().any(|other| message.has_field(&other)));
                     let likely = if depth == 0 { 3 } else { 6 };
                     let required = field.cardinality() == prost_reflect::Cardinality::Required;
-                    if (self.byte() % likely == 0 && !taken && depth < 5) || required {
+                    if (self.byte().is_multiple_of(likely) && !taken && depth < 5) || required {
                         let value = self.field(&field, depth);
                         message.set_field(&field, value);
                     }
@@ -236,10 +236,9 @@ proptest! {
         let text = format!("{{\"{}\":{json}}}", fields[key % fields.len()].name());
         let theirs = DynamicMessage::deserialize(everything().clone(), &mut serde_json::Deserializer::from_str(&text));
         let whole: Result<Json, _> = serde_json::from_str(&text);
-        match (read(&text), theirs.ok().filter(|_| whole.is_ok())) {
-            (Ok(ours), Some(theirs)) => prop_assert!(by_library(&ours) == by_library(&theirs), "{text}"),
-            // Where the library is more lenient: \"inf\", a field twice; and less: \"1e3\" for an integer.
-            _ => {}
+        // The library is more lenient with "inf" and a field that comes twice, and less with "1e3" for an integer.
+        if let (Ok(ours), Some(theirs)) = (read(&text), theirs.ok().filter(|_| whole.is_ok())) {
+            prop_assert!(by_library(&ours) == by_library(&theirs), "{text}");
         }
     }
 

@@ -65,7 +65,7 @@ fn a_body_of_any_media_goes_through_as_it_is() {
     let body = message.get_field_by_name("body").unwrap().into_owned();
     let inner = message.get_field_by_name("inner").unwrap().into_owned();
     assert_eq!(inner.as_message().unwrap().get_field_by_name("text").unwrap().as_str(), Some("b"));
-    let answer = route.binding.response(body.as_message().unwrap().encode_to_vec().into()).unwrap();
+    let answer = route.binding.response(&body.as_message().unwrap().encode_to_vec().into()).unwrap();
     assert_eq!(answer, Media { kind: "text/plain".to_owned(), data: Bytes::from_static(b"{not json\xff") });
     assert!(!routes().iter().any(|route| route.label.starts_with("GET") && route.binding.takes_any_media()));
 }
@@ -239,7 +239,7 @@ fn responses_write_defaults_and_can_be_one_field() {
         let Found::Route(route) = routes.find(&verb.parse().unwrap(), path) else { panic!("{path}") };
         let input = route.method.descriptor.output();
         let bytes = DynamicMessage::deserialize(input, json).unwrap().encode_to_vec();
-        String::from_utf8(route.binding.response(bytes.into()).unwrap().data.into()).unwrap()
+        String::from_utf8(route.binding.response(&bytes.into()).unwrap().data.into()).unwrap()
     };
     let full =
         json!({"text": "", "int64": 5, "flag": false, "colour": 1, "inner": {"text": "x"}, "inners": [{"text": "y"}]});
@@ -260,7 +260,7 @@ fn responses_write_defaults_and_can_be_one_field() {
     assert_eq!(answer("GET", "/v1/things", json!({})), "[]");
     assert_eq!(answer("PUT", "/v1/texts", json!({})), r#""0""#);
     let Found::Route(route) = routes.find(&Verb::GET, "/v1/things/x") else { panic!() };
-    assert_eq!(route.binding.response(Bytes::from_static(b"\xff")).unwrap_err().status.code(), Code::Internal);
+    assert_eq!(route.binding.response(&Bytes::from_static(b"\xff")).unwrap_err().status.code(), Code::Internal);
 }
 
 fn encode(text: &str) -> String {
@@ -310,7 +310,7 @@ proptest! {
         at.set_field_by_name("seconds", prost_reflect::Value::I64(seconds));
         at.set_field_by_name("nanos", prost_reflect::Value::I32(nanos));
         let bytes = Bytes::from(message.encode_to_vec());
-        let json = route.binding.response(bytes).unwrap();
+        let json = route.binding.response(&bytes).unwrap();
         let back = route.binding.request(&route.template, "/v1/things", None, json).unwrap();
         let back = decoded(&route.method.descriptor.input(), &back);
         prop_assert!(back.encode_to_vec() == message.encode_to_vec(), "{}", serde_json::to_string(&back).unwrap());

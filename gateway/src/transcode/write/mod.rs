@@ -240,10 +240,10 @@ impl<'p> Writer<'p> {
             Kind::Fixed32 => self.unsigned(u32::from_le_bytes(wire.fixed32().ok_or(Broken)?).into()),
             Kind::Sfixed32 => self.signed(i32::from_le_bytes(wire.fixed32().ok_or(Broken)?).into()),
             Kind::Fixed64 => {
-                self.quoted(|this, value| this.unsigned(value), u64::from_le_bytes(wire.fixed64().ok_or(Broken)?))
+                self.quoted(Self::unsigned, u64::from_le_bytes(wire.fixed64().ok_or(Broken)?));
             }
             Kind::Sfixed64 => {
-                self.quoted(|this, value| this.signed(value), i64::from_le_bytes(wire.fixed64().ok_or(Broken)?))
+                self.quoted(Self::signed, i64::from_le_bytes(wire.fixed64().ok_or(Broken)?));
             }
             _ => {
                 let value = wire.varint().ok_or(Broken)?;
@@ -259,8 +259,8 @@ impl<'p> Writer<'p> {
             Kind::Int32 => self.signed((value as i32).into()),
             Kind::Uint32 => self.unsigned((value as u32).into()),
             Kind::Sint32 => self.signed((wire::unzigzag(u64::from(value as u32)) as i32).into()),
-            Kind::Int64 => self.quoted(|this, value| this.signed(value), value.cast_signed()),
-            Kind::Sint64 => self.quoted(|this, value| this.signed(value), wire::unzigzag(value)),
+            Kind::Int64 => self.quoted(Self::signed, value.cast_signed()),
+            Kind::Sint64 => self.quoted(Self::signed, wire::unzigzag(value)),
             Kind::Enum(names) => {
                 let (plans, number) = (self.plans, value as i32);
                 let names = &plans.enums[names];
@@ -270,7 +270,7 @@ impl<'p> Writer<'p> {
                     None => self.signed(number.into()),
                 }
             }
-            _ => self.quoted(|this, value| this.unsigned(value), value),
+            _ => self.quoted(Self::unsigned, value),
         }
     }
 
@@ -367,11 +367,11 @@ impl<'p> Writer<'p> {
     }
 
     fn signed(&mut self, value: i64) {
-        written(CompactFormatter.write_i64(&mut self.out, value));
+        written(&CompactFormatter.write_i64(&mut self.out, value));
     }
 
     fn unsigned(&mut self, value: u64) {
-        written(CompactFormatter.write_u64(&mut self.out, value));
+        written(&CompactFormatter.write_u64(&mut self.out, value));
     }
 
     /// 64-bit integers are strings: a JSON number is a double to most readers.
@@ -388,7 +388,7 @@ impl<'p> Writer<'p> {
         if value.fract() == 0.0 && value.abs() < EXACT && !(value == 0.0 && value.is_sign_negative()) {
             return self.signed(value as i64);
         }
-        written(CompactFormatter.write_f64(&mut self.out, value));
+        written(&CompactFormatter.write_f64(&mut self.out, value));
     }
 
     fn float(&mut self, value: f32) {
@@ -398,7 +398,7 @@ impl<'p> Writer<'p> {
         if value == 0.0 && value.is_sign_positive() {
             return self.out.push(b'0');
         }
-        written(CompactFormatter.write_f32(&mut self.out, value));
+        written(&CompactFormatter.write_f32(&mut self.out, value));
     }
 
     fn not_a_number(&mut self, nan: bool, positive: bool) {
@@ -424,7 +424,7 @@ impl<'p> Writer<'p> {
 }
 
 /// Writing to memory does not fail.
-fn written(result: io::Result<()>) {
+fn written(result: &io::Result<()>) {
     debug_assert!(result.is_ok());
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
+    faults,
     load::{Ask, Connection, Round, drive},
     process::{cpu, family},
     report::{Figure, Rounds},
@@ -57,6 +58,13 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     }
     if plan.wants("neighbour") {
         figures.extend(neighbour(plan, ground).await?);
+    }
+    if plan.wants("resume") {
+        figures.push(faults::resume(ground).await?);
+    }
+    // It takes minutes to sign them up.
+    if plan.only == "quiet" {
+        figures.push(faults::quiet(plan, ground).await?);
     }
     if plan.wants("sleep") {
         figures.push(sleep(plan, ground).await?);
@@ -193,10 +201,15 @@ async fn hook(plan: &Plan, ground: &Ground) -> Result<Figure> {
     Ok(rounds.figure("hook: delivery starts a run", "mesh and Postgres; 8 in flight", ground.rss()))
 }
 
-/// Starts as many runs as the plan says, by the thousand.
-async fn start_many(plan: &Plan, ground: &Ground, token: &str, (workflow, input): (&str, &Value)) -> Result<()> {
+/// Starts runs, by the thousand.
+pub(crate) async fn start_many(
+    count: usize,
+    ground: &Ground,
+    token: &str,
+    (workflow, input): (&str, &Value),
+) -> Result<()> {
     let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
-    for _ in 0..plan.size.div_ceil(BATCH) {
+    for _ in 0..count.div_ceil(BATCH) {
         connection.json(&batch_of(workflow, token, input)).await?;
     }
     Ok(())
@@ -248,7 +261,7 @@ async fn neighbour(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, queued) in [("neighbour: idle", false), ("neighbour: queues runs", true)] {
         if queued {
-            start_many(plan, ground, &busy, ("bench", &json!({}))).await?;
+            start_many(plan.size, ground, &busy, ("bench", &json!({}))).await?;
         }
         let (before, token) = (ground.cpu(), ground.token.clone());
         let ask = move |_| post("/v1/runs", &token, json!({ "workflow": "bench" }).to_string());
@@ -272,7 +285,7 @@ async fn sleep(plan: &Plan, ground: &Ground) -> Result<Figure> {
     let wait = json!({ "Type": "Wait", "Seconds": 86_400, "End": true });
     publish(&mut connection, &sleeper, "sleep", &json!({ "StartAt": "W", "States": { "W": wait } })).await?;
     let (before, began) = (ground.cpu(), Instant::now());
-    start_many(plan, ground, &sleeper, ("sleep", &json!({}))).await?;
+    start_many(plan.size, ground, &sleeper, ("sleep", &json!({}))).await?;
     let took = began.elapsed();
     let used = ground.cpu().saturating_sub(before);
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -287,7 +300,7 @@ async fn list(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for grown in [false, true] {
         if grown {
-            start_many(plan, ground, &ground.token, ("bench", &json!({}))).await?;
+            start_many(plan.size, ground, &ground.token, ("bench", &json!({}))).await?;
             let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
             idle(&mut connection, &ground.token).await?;
             ground.mesh.sql("analyze workflow.runs")?;

@@ -41,6 +41,7 @@ struct Secrets {
     mesh_key: String,
     master_key: String,
     database_password: String,
+    workflow_db_password: String,
 }
 
 /// The release binary beside this one.
@@ -83,24 +84,42 @@ impl Mesh {
 
     /// An edge in a process of its own, in front of the same services, or with another one as its workflow service.
     pub(crate) async fn edge(&self, workflow: Option<u16>) -> Result<(Started, String)> {
-        let secrets = self.secrets()?;
-        let mut command = Command::new(binary()?);
-        command.args(["serve", "gateway"]).env("TENON_LOG", "warn").env("TENON_TRACE_RATIO", "0.01");
-        command.env("TENON_MESH_KEY", secrets.mesh_key).env("TENON_MASTER_KEY", secrets.master_key);
-        command.env("TENON_OPERATOR_KEY", "bench");
         let offset = 2 * OFFSET + u16::from(workflow.is_some());
-        let (edge, admin) = (8_080 + offset, 9_100 + offset);
-        command.env("TENON_EDGE_PORT", edge.to_string()).env("TENON_ADMIN_PORT", admin.to_string());
-        for (name, port) in [("AUTH", 9_101), ("TENANT", 9_102), ("BILLING", 9_103), ("WORKFLOW", 9_104)] {
-            command.env(format!("TENON_{name}_URL"), format!("http://127.0.0.1:{}", port + OFFSET));
-        }
+        let (edge, mut command) = (8_080 + offset, self.serve("gateway", offset)?);
+        command.env("TENON_EDGE_PORT", edge.to_string());
         if let Some(port) = workflow {
             command.env("TENON_WORKFLOW_URL", format!("http://127.0.0.1:{port}"));
         }
-        let child = limits(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let process = Started(child);
+        let process = Started(command.spawn()?);
         answers(edge).await?;
         Ok((process, format!("http://127.0.0.1:{edge}")))
+    }
+
+    /// A workflow service in a process of its own, beside the mesh's.
+    pub(crate) async fn engine(&self) -> Result<Started> {
+        let port = 9_104 + 2 * OFFSET;
+        let mut command = self.serve("workflow", 2 * OFFSET)?;
+        let database = fs::read_to_string(self.ready.data_dir.join("postgres.port"))?;
+        command.env("TENON_DATABASE_URL", format!("postgres://127.0.0.1:{}/tenon", database.trim()));
+        command.env("TENON_WORKFLOW_DB_PASSWORD", self.secrets()?.workflow_db_password);
+        command.env("TENON_WORKFLOW_PORT", port.to_string());
+        let process = Started(command.spawn()?);
+        answers(port).await?;
+        Ok(process)
+    }
+
+    /// `tenon serve PART` with this mesh's keys and services.
+    fn serve(&self, part: &str, offset: u16) -> Result<Command> {
+        let secrets = self.secrets()?;
+        let mut command = Command::new(binary()?);
+        command.args(["serve", part]).env("TENON_LOG", "warn").env("TENON_TRACE_RATIO", "0.01");
+        command.env("TENON_MESH_KEY", secrets.mesh_key).env("TENON_MASTER_KEY", secrets.master_key);
+        command.env("TENON_OPERATOR_KEY", "bench").env("TENON_ADMIN_PORT", (9_100 + offset).to_string());
+        for (name, port) in [("AUTH", 9_101), ("TENANT", 9_102), ("BILLING", 9_103), ("WORKFLOW", 9_104)] {
+            command.env(format!("TENON_{name}_URL"), format!("http://127.0.0.1:{}", port + OFFSET));
+        }
+        limits(&mut command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command)
     }
 
     /// Gives the free plan limits that no round reaches, before the bench signs up.

@@ -94,11 +94,17 @@ async fn prepare(mesh: Mesh) -> Result<Ground> {
 
 /// The token of the admin of a new tenant.
 pub(crate) async fn sign_up(connection: &mut Connection, slug: &str) -> Result<String> {
+    onboard(connection, slug).await?;
+    sign_in(connection, slug).await
+}
+
+/// Adds a tenant.
+pub(crate) async fn onboard(connection: &mut Connection, slug: &str) -> Result<()> {
     let tenant = json!({ "displayName": slug, "slug": slug, "region": "eu" });
     let admin = json!({ "email": format!("{slug}@example.com"), "password": PASSWORD });
     let body = json!({ "tenant": tenant, "admin": admin }).to_string();
     connection.json(&post("/v1/tenants:onboard", "", body)).await?;
-    sign_in(connection, slug).await
+    Ok(())
 }
 
 async fn sign_in(connection: &mut Connection, slug: &str) -> Result<String> {

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::{
     Clock, EventId, SystemTx, TenantId,
     db::{Db, Error, store},
+    fail,
     pulse::Beat,
     telemetry,
 };
@@ -162,7 +163,9 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
     let events: Vec<Event> = rows.into_iter().map(|(_, event)| event).collect();
     handle(&mut tx, consumer, events).await?;
     store::update_cursor(&mut tx, consumer.name, (position, last)).await?;
+    fail::at("consume.commit.before").await?;
     tx.commit().await?;
+    fail::at("consume.commit.after").await?;
     Ok(full)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In reading order: the small words (`clock`, `id`, `fault`, `secret`, `paging`, `config`), who calls (`token`,
 //! `directory`, `caller`, `guard`), what is kept (`db`, `bus`, `pulse`), how calls travel (`server`, `client`, `mesh`),
-//! and what is seen and bounded (`telemetry`, `limit`).
+//! what is seen and bounded (`telemetry`, `limit`), and where tests make it fail (`fail`).
 
 pub mod clock;
 pub mod config;
@@ -25,6 +25,7 @@ pub mod client;
 pub mod mesh;
 pub mod server;
 
+pub mod fail;
 pub mod limit;
 pub mod telemetry;
 

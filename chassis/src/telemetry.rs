@@ -43,6 +43,12 @@ pub enum InitError {
     Twice(String),
 }
 
+/// Whether the current span goes to a collector.
+#[must_use]
+pub fn is_sampled() -> bool {
+    Span::current().context().span().span_context().is_sampled()
+}
+
 /// Starts logs, metrics and, when an endpoint is configured, traces; once a process, inside its runtime.
 ///
 /// # Errors

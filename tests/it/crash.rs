@@ -1,15 +1,17 @@
 //! Processes that are really killed, at random points: whatever was acknowledged is there, and every effect is once.
 
 mod database;
+mod failpoints;
 mod load;
 mod owners;
+mod program;
 mod signups;
 mod verifier;
 
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, postgres::PgRow};
 use tokio::sync::Mutex;
 
-use crate::harness::{Backends, Mesh, eventually};
+use crate::harness::{Backends, Database, Mesh, eventually};
 use load::Load;
 
 /// Engines take over from one that died after this long, so that tests need not wait for the usual three seconds.
@@ -29,28 +31,44 @@ impl Dice {
 }
 
 /// The database as its owner sees it, whatever becomes of the mesh.
-struct Eyes(Mutex<PgConnection>);
+struct Eyes {
+    database: Database,
+    open: Mutex<PgConnection>,
+}
 
 impl Eyes {
     async fn open(mesh: &Mesh) -> Self {
-        Self(Mutex::new(mesh.database.owner().await))
+        Self { database: mesh.database.clone(), open: Mutex::new(mesh.database.owner().await) }
+    }
+
+    /// The one row that a statement returns, also when the server comes back only now.
+    async fn row(&self, sql: &str) -> PgRow {
+        let mut open = self.open.lock().await;
+        match open.fetch_one(AssertSqlSafe(sql)).await {
+            Ok(row) => row,
+            Err(sqlx::Error::Database(why)) if why.code().is_none_or(|code| !code.starts_with("57P")) => {
+                panic!("the owner can read everything: {why}: {sql}")
+            }
+            Err(_) => {
+                *open = eventually("Postgres takes connections", || self.database.try_owner()).await;
+                open.fetch_one(AssertSqlSafe(sql)).await.expect("the owner can read everything")
+            }
+        }
     }
 
     /// The one number that a statement returns.
     async fn count(&self, sql: &str) -> i64 {
-        let row = self.0.lock().await.fetch_one(AssertSqlSafe(sql)).await;
-        row.expect("the owner can read everything").get(0)
+        self.row(sql).await.get(0)
     }
 
     /// The one text that a statement returns.
     async fn text(&self, sql: &str) -> String {
-        let row = self.0.lock().await.fetch_one(AssertSqlSafe(sql)).await;
-        row.expect("the owner can read everything").get(0)
+        self.row(sql).await.get(0)
     }
 
     /// Changes what no API can.
     async fn change(&self, sql: &str) {
-        self.0.lock().await.execute(AssertSqlSafe(sql)).await.expect("the owner can change everything");
+        self.open.lock().await.execute(AssertSqlSafe(sql)).await.expect("the owner can change everything");
     }
 
     /// Waits until a statement returns at least this.

@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::{BACKOFF, BATCH, Consumer, Event, handle};
 use crate::{
     db::{Db, Error, store},
-    telemetry,
+    fail, telemetry,
 };
 
 const STREAM: &str = "TENON_EVENTS";
@@ -74,18 +74,26 @@ pub(super) async fn relay_batch(db: &Db, stream: &JetStream, name: &str) -> Resu
     tx.commit().await?;
     let Some(last) = rows.last().map(|(position, _)| *position) else { return Ok(false) };
     let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    fail::at("relay.publish.before").await?;
     // Sent in order, acknowledged together.
     let mut acks = Vec::with_capacity(rows.len());
     for (_, event) in &rows {
         let payload = serde_json::to_vec(&event.data).expect("a JSON value is JSON");
-        let sent = stream.context.publish_with_headers(event.kind.clone(), headers(event), payload.into()).await;
+        let sent = stream.context.publish_with_headers(subject(&event.kind), headers(event), payload.into()).await;
         acks.push(sent.map_err(broker)?.into_future());
     }
     try_join_all(acks).await.map_err(broker)?;
+    fail::at("relay.publish.after").await?;
     let mut tx = db.system().await?;
     store::update_cursor(&mut tx, name, (position, last)).await?;
     tx.commit().await?;
+    fail::at("relay.commit.after").await?;
     Ok(full)
+}
+
+/// The subject of a type. Tenants' own types have one below the stream's too.
+fn subject(kind: &str) -> String {
+    if kind.starts_with("tenon.") { kind.to_owned() } else { format!("tenon.custom.{kind}") }
 }
 
 fn broker(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -158,7 +166,9 @@ async fn follow(db: &Db, stream: &JetStream, consumer: &Consumer) -> Result<(), 
         let events: Vec<Event> = events.filter(asked).collect();
         let mut tx = db.system().await.map_err(|error| error.to_string())?;
         handle(&mut tx, consumer, events).await.map_err(|error| format!("{error:?}"))?;
+        fail::at("consume.commit.before").await.map_err(|fault| fault.message)?;
         tx.commit().await.map_err(|error| error.to_string())?;
+        fail::at("consume.commit.after").await.map_err(|fault| fault.message)?;
         for message in messages {
             message.ack().await.map_err(|error| error.to_string())?;
         }

@@ -16,6 +16,7 @@ use super::{Db, Error, store};
 use crate::{
     Caller, TenantId,
     bus::{self, Event},
+    telemetry,
 };
 
 /// A connection inside a transaction. A handler may be dropped at any await (its client went away), so the connection
@@ -224,8 +225,11 @@ fn is_gone(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_)) || matches!(code.as_deref(), Some("57P01" | "57P02" | "25P03"))
 }
 
-/// A span by the OpenTelemetry conventions for database clients.
+/// A span by the OpenTelemetry conventions for database clients, when somebody will see it.
 fn span(sql: &str) -> Span {
+    if !telemetry::is_sampled() {
+        return Span::none();
+    }
     let operation = sql.split_whitespace().next().unwrap_or_default();
     tracing::info_span!(target: "tenon::sql", "sql", otel.name = operation, otel.kind = "client",
         db.system.name = "postgresql", db.query.text = sql)

@@ -195,6 +195,10 @@ fn settings(port: u16, is_ephemeral: bool) -> Vec<String> {
         "log_timezone=UTC".into(),
         "password_encryption=scram-sha-256".into(),
     ];
+    if cfg!(target_os = "linux") {
+        // After a crash one sync of the file system instead of one for each of some 2,000 files: seconds less.
+        settings.push("recovery_init_sync_method=syncfs".into());
+    }
     if is_ephemeral {
         settings.extend(["fsync=off".into(), "synchronous_commit=off".into(), "full_page_writes=off".into()]);
     }

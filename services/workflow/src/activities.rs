@@ -9,7 +9,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use tenon_chassis::{Caller, Db, Mesh, TenantId};
+use tenon_chassis::{Caller, Db, Mesh, TenantId, fail};
 
 use crate::{engine::Waker, error::Error};
 use hub::Hub;
@@ -37,7 +37,9 @@ impl Activities {
     async fn claim(&self, caller: &Caller, queue: &str, worker: &str, limit: usize) -> Result<Vec<Task>, Error> {
         let mut tx = self.0.db.begin(caller).await?;
         let tasks = store::claim(&mut tx, queue, worker, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        fail::at("tasks.commit.before").await?;
         tx.commit().await?;
+        fail::at("tasks.commit.after").await?;
         let watched: Vec<Attempt> = tasks.iter().filter(|task| task.is_watched).map(|task| task.attempt).collect();
         if !watched.is_empty() {
             self.heartbeat(caller, &watched).await?;

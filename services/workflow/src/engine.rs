@@ -11,10 +11,11 @@ mod step;
 mod store;
 mod time;
 mod upkeep;
+mod writer;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +26,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tenon_chassis::{Db, Mesh, TenantId, directory::Directory, id, pulse::Beat, telemetry};
 use tokio::{
-    sync::{Notify, broadcast, mpsc, oneshot},
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -45,8 +46,9 @@ use crate::{
 };
 pub(crate) use active::Hold;
 use active::{Active, Key, Work};
-use births::{Birth, NotBorn};
+use births::{Awaited, Birth, Born, Delivery, Ground, NotBorn, Nursery};
 use time::{Pace, Time};
+use writer::{Epochs, Writer};
 
 /// The channel that tells engines of new and cancelled runs; the chassis listens to it.
 pub const CHANNEL: &str = "tenon_runs";
@@ -58,6 +60,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PREPARE_AGAIN: Duration = Duration::from_millis(250);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
+/// Turns of births that an engine may lag behind.
+const BORN: usize = 16;
 /// Runs that wait to be started at most; more are told to come back.
 const BIRTHS: usize = 2_000;
 /// Those of one tenant.
@@ -77,6 +81,8 @@ pub struct Waker {
     cradle: Mutex<Option<mpsc::Receiver<Birth>>>,
     /// Whether the engine of this process owns anything.
     works: AtomicBool,
+    /// Whether what it writes comes through.
+    writes: AtomicBool,
 }
 
 impl Waker {
@@ -84,7 +90,8 @@ impl Waker {
     pub fn new(db: Db) -> Self {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
-        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works: AtomicBool::new(false) }
+        let (works, writes) = (AtomicBool::new(false), AtomicBool::new(true));
+        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works, writes }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -93,12 +100,13 @@ impl Waker {
         (tenant, weight): (TenantId, u32),
         new: NewRun,
         meter: Option<String>,
+        delivery: Option<Delivery>,
     ) -> Result<Run, NotBorn> {
-        if !self.works.load(Ordering::Relaxed) {
+        if !self.works.load(Ordering::Relaxed) || !self.writes.load(Ordering::Relaxed) {
             return Err(NotBorn::Elsewhere(Box::new(new)));
         }
         let (reply, born) = oneshot::channel();
-        match self.births.try_send(Birth { tenant, weight, new, meter, reply }) {
+        match self.births.try_send(Birth { tenant, weight, new, meter, delivery, reply }) {
             Ok(()) => born.await.unwrap_or_else(|_| Err(NotBorn::Refused(births::unavailable()))),
             Err(mpsc::error::TrySendError::Closed(birth)) => Err(NotBorn::Elsewhere(Box::new(birth.new))),
             Err(mpsc::error::TrySendError::Full(_)) => Err(NotBorn::Refused(Error::EngineBusy)),
@@ -108,6 +116,11 @@ impl Waker {
     pub fn wake(&self) {
         self.here.notify_one();
         self.db.pulse().beat(CHANNEL);
+    }
+
+    /// Says whether runs can be started in this process.
+    fn takes_starts(&self, writes: bool) {
+        self.writes.store(writes, Ordering::Relaxed);
     }
 
     /// Tells whoever hands tasks out that there are some.
@@ -145,58 +158,93 @@ pub struct Engine {
     tasks: Arc<Tasks>,
     time: Time,
     /// Epochs of the partitions that this engine owns.
-    owned: BTreeMap<i16, i64>,
+    owned: Epochs,
     runs: HashMap<Key, Box<Active>>,
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
-    templates: Templates,
+    writer: Writer,
+    /// The tenant whose turn was last to have its due runs claimed.
+    turn: Uuid,
+    /// Whether runs may have been claimed without this engine hearing of it.
+    doubts: bool,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
-    births: mpsc::Receiver<Birth>,
-    /// Births that wait for a turn.
-    waiting: Fair<Birth>,
+    /// What the lane of births is told, and what it tells.
+    ground: watch::Sender<Ground>,
+    born: mpsc::Receiver<Born>,
+    awaited: Awaited,
+    /// The lane, until it runs.
+    nursery: Option<Nursery>,
     directory: Arc<Directory>,
     pace: Pace,
     /// When to delete what is past its time.
     purge_at: Instant,
     calls: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Engine {
-    /// An engine that owns nothing yet.
+    /// An engine that owns nothing yet, and works until `stop`.
     #[must_use]
-    pub fn new(mesh: &Mesh, db: Db, config: Config, waker: Arc<Waker>, templates: Templates) -> Self {
+    pub fn new(
+        mesh: &Mesh,
+        (db, config): (Db, Config),
+        waker: Arc<Waker>,
+        templates: Templates,
+        stop: CancellationToken,
+    ) -> Self {
         let tasks = Arc::new(Tasks::new(mesh.clone(), db.clone(), &config));
-        let cradle = waker.cradle.lock().expect("no holder panics").take();
         // Set again before any work is done.
-        let time = Time::new(db.clock().now(), db.clock().clone());
+        let time = Time::new(db.clock().clone());
+        let writer = Writer {
+            db: db.clone(),
+            config: config.clone(),
+            templates,
+            time: time.clone(),
+            waker: waker.clone(),
+            stop,
+        };
+        let cradle = waker.cradle.lock().expect("no holder panics").take();
+        let births = cradle.unwrap_or_else(|| mpsc::channel(1).1);
+        let (ground, seen) = watch::channel(Ground::default());
+        let (sender, born) = mpsc::channel(BORN);
+        let awaited = Arc::new(Mutex::new(HashSet::new()));
+        let nursery = Nursery {
+            writer: writer.clone(),
+            births,
+            waiting: Fair::default(),
+            ground: seen,
+            born: sender,
+            awaited: awaited.clone(),
+        };
         Self {
             id: id::uuid_v7(db.clock()),
             db,
             config,
-            births: cradle.unwrap_or_else(|| mpsc::channel(1).1),
-            waiting: Fair::default(),
+            ground,
+            born,
+            awaited,
+            nursery: Some(nursery),
             directory: mesh.directory.clone(),
             pace: Pace::new(),
             purge_at: Instant::now(),
             waker,
             tasks,
             time,
-            owned: BTreeMap::new(),
+            owned: Epochs::new(),
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
-            templates,
+            writer,
+            turn: Uuid::nil(),
+            doubts: false,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
-            stop: CancellationToken::new(),
         }
     }
 
     /// Works until stopped; then finishes the commit at hand and gives its partitions back.
-    pub async fn run(mut self, stop: CancellationToken) {
-        self.stop = stop.clone();
+    pub async fn run(mut self) {
+        let stop = self.writer.stop.clone();
         while !stop.is_cancelled() && !self.prepared().await {
             stop.run_until_cancelled(sleep(PREPARE_AGAIN)).await;
         }
@@ -206,19 +254,18 @@ impl Engine {
         let _ends = beating.clone().drop_guard();
         let lease = Duration::from_millis(self.config.workflow_lease_ms.into());
         heart.spawn(lease::heartbeat(self.db.clone(), self.id, lease, beating.clone()));
+        self.nursery.take().into_iter().for_each(|nursery| drop(tokio::spawn(nursery.run())));
         let (mut balance, mut look) = (every(lease / 4), every(LOOK_EVERY));
         let mut beats = self.db.pulse().subscribe();
         let waker = self.waker.clone();
         while !stop.is_cancelled() {
-            let (mut inputs, mut births) = (Vec::new(), Vec::new());
-            let more = self.waiting.len() > 0;
+            let mut inputs = Vec::new();
             let mut looks = false;
             let next_timer = self.next_timer();
             tokio::select! {
                 () = stop.cancelled() => break,
                 answer = self.answers.1.recv() => inputs.extend(answer.map(work)),
-                Some(birth) = self.births.recv() => self.queue(birth),
-                () = std::future::ready(()), if more => {}
+                Some(born) = self.born.recv() => self.take_in(born),
                 _ = balance.tick() => looks = self.balance().instrument(telemetry::quiet()).await,
                 _ = look.tick() => {
                     self.tend().instrument(telemetry::quiet()).await;
@@ -233,21 +280,18 @@ impl Engine {
             {
                 inputs.push(work(answer));
             }
-            while self.waiting.len() < BIRTHS
-                && let Ok(birth) = self.births.try_recv()
-            {
-                self.queue(birth);
+            while let Ok(born) = self.born.try_recv() {
+                self.take_in(born);
             }
-            births.extend(std::iter::from_fn(|| self.waiting.pop()).take(self.pace.runs(BATCH)));
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;
                 self.load(&mut inputs).instrument(telemetry::quiet()).await;
             }
-            if !inputs.is_empty() || !births.is_empty() {
-                self.step(inputs, births).await;
+            if !inputs.is_empty() {
+                self.step(inputs).await;
             }
-            waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
+            self.tell_ground();
             metrics::gauge!("tenon_workflow_active_runs").set(u32::try_from(self.runs.len()).unwrap_or(u32::MAX));
         }
         self.end().await;
@@ -260,23 +304,24 @@ impl Engine {
     /// Lets go of everything, so that others need not wait for the lease to end.
     async fn end(&mut self) {
         self.waker.works.store(false, Ordering::Relaxed);
-        self.births.close();
-        while let Some(Birth { new, reply, .. }) = self.waiting.pop().or_else(|| self.births.try_recv().ok()) {
-            let _ = reply.send(Err(NotBorn::Elsewhere(Box::new(new))));
-        }
+        // Ends with the lane.
+        while self.born.recv().await.is_some() {}
         self.runs.clear();
         self.calls.close();
         self.calls.wait().await;
         self.give_back().await;
     }
 
-    /// Lets a birth wait for its turn, unless its tenant has more of them waiting than one may.
-    fn queue(&mut self, birth: Birth) {
-        if self.waiting.len_of(birth.tenant) >= BIRTHS_OF_ONE {
-            let _ = birth.reply.send(Err(NotBorn::Refused(Error::EngineBusy)));
-            return;
-        }
-        self.waiting.push(birth.tenant, birth.weight, birth);
+    /// Lets the lane of births know what is owned, and how many runs there is room for.
+    fn tell_ground(&self) {
+        self.waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
+        let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
+        self.ground.send_modify(|ground| {
+            ground.room = room;
+            if *ground.owned != self.owned {
+                ground.owned = Arc::new(self.owned.clone());
+            }
+        });
     }
 
     fn next_timer(&self) -> Instant {

@@ -75,8 +75,9 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
         .add_service(SecretServiceServer::new(secrets));
     let services = vec![WORKFLOWS, RUNS, PAUSES, SCHEDULES, HOOKS, ENDPOINTS, ACTIVITIES, APPROVALS, SECRETS];
     let server = Server::bind(mesh, NAME, routes, services).await?;
-    let engine = engine::Engine::new(mesh, db.clone(), config.clone(), waker, starter.templates);
-    mesh.tasks.spawn(engine.run(mesh.stop.clone()));
+    let stop = mesh.stop.clone();
+    let engine = engine::Engine::new(mesh, (db.clone(), config.clone()), waker, starter.templates, stop);
+    mesh.tasks.spawn(engine.run());
     mesh.tasks.spawn(activities.run(mesh.stop.clone()));
     mesh.tasks.spawn(approvals.run(mesh.stop.clone()));
     mesh.tasks.spawn(ticker);

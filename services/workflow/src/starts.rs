@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tenon_chassis::{TenantTx, telemetry};
+use tenon_chassis::{TenantId, TenantTx, telemetry};
 
 use crate::{
-    engine::Waker,
+    engine::{Waker, births::NotBorn},
     error::Error,
     hooks,
     runs::{
         mail::{self, Message},
-        model::{self, NewRun, RunId, Trigger},
+        model::{self, NewRun, Run, RunId, Trigger},
         start::{Started, Starter},
     },
 };
+
+pub(crate) use crate::engine::births::Delivery;
 
 /// The method whose rights a start takes.
 pub(crate) const CREATE_RUN: &str = "/tenon.workflow.v1.RunService/CreateRun";
@@ -41,18 +43,9 @@ pub struct Start {
     pub trigger: Trigger,
 }
 
-impl Starts {
-    #[must_use]
-    pub fn new(starter: Starter, waker: Arc<Waker>) -> Self {
-        Self { starter, waker }
-    }
-
-    /// Starts a run of the latest version with its event and its usage; call `wake` once the transaction is committed.
-    ///
-    /// # Errors
-    /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
-    pub async fn start(&self, tx: &mut TenantTx, start: Start) -> Result<RunId, Error> {
-        let run = NewRun {
+impl From<Start> for NewRun {
+    fn from(start: Start) -> Self {
+        Self {
             workflow_id: start.workflow_id,
             entity_id: String::new(),
             input: start.input,
@@ -64,14 +57,38 @@ impl Starts {
             concurrency: None,
             idempotency_key: None,
             parent: None,
-        };
-        match self.starter.start(tx, run).await? {
+        }
+    }
+}
+
+impl Starts {
+    #[must_use]
+    pub fn new(starter: Starter, waker: Arc<Waker>) -> Self {
+        Self { starter, waker }
+    }
+
+    /// Starts a run of the latest version with its event and its usage; call `wake` once the transaction is committed.
+    ///
+    /// # Errors
+    /// `WorkflowNotFound`, or what the rules of the workflow say of the input.
+    pub async fn start(&self, tx: &mut TenantTx, run: impl Into<NewRun>) -> Result<RunId, Error> {
+        match self.starter.start(tx, run.into()).await? {
             Started::New(run) => {
                 tx.meter(METER, 1);
                 Ok(run.id)
             }
             Started::Same(run) => Ok(run.id),
         }
+    }
+
+    /// Starts a run in this process, in one transaction with its event, its usage and the delivery that it answers.
+    pub(crate) async fn start_here(
+        &self,
+        tenant: (TenantId, u32),
+        run: NewRun,
+        delivery: Delivery,
+    ) -> Result<Run, NotBorn> {
+        self.waker.start(tenant, run, Some(METER.to_owned()), Some(delivery)).await
     }
 
     /// Signals a run, `runs/run_...`, or all that are about something and have not ended; how many.

@@ -15,7 +15,7 @@ mod waits;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tenon_chassis::{Db, Mesh, TenantId, client::DEADLINE, directory::Status as TenantStatus, telemetry};
+use tenon_chassis::{Db, Mesh, TenantId, client::DEADLINE, directory::Status as TenantStatus, fail, telemetry};
 use tenon_proto::{
     options::v1::policy::Access,
     policy::{Contract, Method},
@@ -157,10 +157,14 @@ impl Tasks {
         }
         let deadline = Instant::now() + call.timeout;
         let attempt = async {
-            match timeout_at(deadline, self.attempt(&call, deadline)).await {
+            let told = |fault: tenon_chassis::Fault| Failure::new(fault.reason, fault.message);
+            fail::at("task.call.before").await.map_err(told)?;
+            let answer = match timeout_at(deadline, self.attempt(&call, deadline)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Failure::new(Failure::TIMEOUT, "the task took longer than it may")),
-            }
+            };
+            fail::at("task.call.after").await.map_err(told)?;
+            answer
         };
         DEADLINE.scope(deadline, attempt).instrument(span).await
     }

@@ -1,10 +1,20 @@
 //! An engine that stands still past its lease: another takes its partitions over, and what it writes late is refused.
 
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
+use serde_json::json;
 
-use super::{Eyes, LEASE, load, load::Load};
-use crate::harness::{Backends, Mesh};
+use super::{
+    Eyes, LEASE, load,
+    load::Load,
+    program::{count, ended},
+};
+use crate::harness::{Backends, Edge, Mesh, answer, eventually, text};
 
+/// Starts beside which an engine is stopped.
+const TRIES: usize = 12;
 const OWNERS: &str = "select count(distinct owner) from workflow.partitions";
 const PARTITIONS: &str = "select count(*) from workflow.partitions";
 
@@ -39,4 +49,66 @@ async fn a_stopped_engine_is_replaced_and_its_late_writes_are_refused() {
     load.eyes().reaches(OWNERS, 2).await;
     assert_eq!(written(load.eyes()).await, before, "the stopped engine has written late");
     load.comes_out_whole(&mesh).await;
+}
+
+/// Starts runs without a key one after the other; the names of those that were acknowledged.
+async fn started(edge: Edge, token: String) -> Vec<String> {
+    let mut names = Vec::new();
+    for _ in 0..TRIES {
+        let request = edge.request(Method::POST, "/v1/runs").bearer_auth(&token);
+        let (status, run) =
+            answer(request.json(&json!({ "workflow": "counts", "input": { "meter": "counted" } }))).await;
+        if status == StatusCode::OK {
+            names.push(text(&run["name"]));
+        }
+    }
+    names
+}
+
+/// Stopped where it is about to write new runs with their first steps, and woken when others own its partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_stopped_among_new_runs_writes_none_of_them_late() {
+    for place in ["births.begin", "births.commit.before"] {
+        let mut mesh = Mesh::start_separately_with(Backends::Embedded, &[LEASE]).await;
+        mesh.lift_limits().await;
+        let (tenant, eyes) = (mesh.onboard("newborn").await, Eyes::open(&mesh).await);
+        let states = json!({ "Only": ended(count()) });
+        let definition = json!({ "StartAt": "Only", "QueryLanguage": "JSONata", "States": states });
+        let published = json!({ "workflowId": "counts", "definition": definition });
+        let (status, workflow) = mesh.post("/v1/workflows", &tenant.token, &published).await;
+        assert_eq!(status, StatusCode::OK, "{workflow}");
+        mesh.kill_9("workflow");
+        mesh.start_failing("workflow", &format!("{place}=pause:3"));
+        mesh.add("workflow-2", "workflow").await;
+        eyes.reaches(OWNERS, 2).await;
+        let starting = tokio::spawn(started(mesh.edge.clone(), tenant.token.clone()));
+        eventually("it stands among new runs", || {
+            std::future::ready(mesh.log("workflow").contains("as it was told to").then_some(()))
+        })
+        .await;
+        mesh.signal("workflow", Signal::STOP);
+        let all = eyes.count(PARTITIONS).await;
+        eyes.reaches(LARGEST, all).await;
+        mesh.signal("workflow", Signal::CONT);
+        let names: BTreeSet<String> = starting.await.expect("starts are answered").into_iter().collect();
+        eyes.reaches(OWNERS, 2).await;
+        assert!(mesh.log("workflow").contains("were taken over by another engine"), "{place}: it was refused nothing");
+        let runs = eyes.count("select count(*) from workflow.runs").await;
+        eyes.reaches("select count(*) from workflow.runs where ended_at is not null", runs).await;
+        let there =
+            "select coalesce(string_agg('runs/run_' || replace(id::text, '-', ''), ' '), '') from workflow.runs";
+        let there = eyes.text(there).await;
+        let there: BTreeSet<String> = there.split_whitespace().map(str::to_owned).collect();
+        assert!(
+            there.is_superset(&names),
+            "{place}: acknowledged starts are not there: {:?}",
+            names.difference(&there)
+        );
+        assert!(there.len() <= TRIES && names.len() >= TRIES - 1, "{place}: {} of {}", there.len(), names.len());
+        let counted = "select count(*) from billing.usage_events where meter = 'counted'";
+        assert_eq!(eyes.count(counted).await, runs, "{place}: counts");
+        let used = "select coalesce(sum(quantity), 0)::bigint from billing.usage_events where meter = 'workflow_runs'";
+        eyes.reaches(used, runs).await;
+        assert_eq!(eyes.count(used).await, runs, "{place}: use");
+    }
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    Database, Edge, Ports, Process, eventually,
+    Cluster, Database, Edge, Ports, Process, eventually,
     postgres::ROLE_PASSWORD,
     servers::{self, Server},
     tenon,
@@ -39,6 +39,7 @@ pub struct Mesh {
     settings: Vec<(String, String)>,
     processes: BTreeMap<&'static str, Slot>,
     servers: Vec<Server>,
+    cluster: Option<Cluster>,
     _ports: Vec<Ports>,
 }
 
@@ -78,9 +79,28 @@ impl Mesh {
         Self::launch(backends, &PARTS, settings).await
     }
 
+    /// As `start_with`, on a Postgres of its own that `crash_postgres` may crash.
+    pub async fn start_on_own_postgres(backends: Backends, settings: &[(&str, &str)]) -> Self {
+        let ports = Ports::take();
+        let cluster = Cluster::start(&ports);
+        let database = Database::on(cluster.port);
+        let mut mesh = Self::launch_on(database, backends, &["all"], settings).await;
+        mesh._ports.push(ports);
+        mesh.cluster = Some(cluster);
+        mesh
+    }
+
     async fn launch(backends: Backends, targets: &[&'static str], more: &[(&str, &str)]) -> Self {
+        Self::launch_on(Database::create().await, backends, targets, more).await
+    }
+
+    async fn launch_on(
+        database: Database,
+        backends: Backends,
+        targets: &[&'static str],
+        more: &[(&str, &str)],
+    ) -> Self {
         let (own, admin) = (Ports::take(), Ports::take());
-        let database = Database::create().await;
         let edge = own.next();
         let ports: BTreeMap<_, _> = PARTS[..4].iter().map(|service| (*service, own.next())).collect();
         let mut settings = base_settings(&database, edge, &ports);
@@ -99,6 +119,7 @@ impl Mesh {
             settings,
             processes: BTreeMap::new(),
             servers,
+            cluster: None,
             _ports: Vec::new(),
         };
         for target in targets {
@@ -137,6 +158,19 @@ impl Mesh {
         self.slot(target).process = Some(process);
     }
 
+    /// Starts a process (again) that is to fail where `TENON_FAILPOINTS` says, and does not wait for it.
+    pub fn start_failing(&mut self, target: &'static str, failpoints: &str) {
+        let slot = self.slot(target);
+        slot.command.env("TENON_FAILPOINTS", failpoints);
+        slot.process = Some(Process::start(target, &slot.command));
+        slot.command.env_remove("TENON_FAILPOINTS");
+    }
+
+    /// Whether a process has ended by itself.
+    pub fn has_ended(&mut self, target: &'static str) -> bool {
+        self.slot(target).process.as_mut().is_none_or(|process| !process.is_running())
+    }
+
     /// Starts one more replica of a part, under a name and on a port of its own.
     pub async fn add(&mut self, name: &'static str, part: &str) {
         let own = Ports::take();
@@ -171,6 +205,11 @@ impl Mesh {
     pub fn restart_backend(&mut self, name: &str) {
         let server = self.servers.iter_mut().find(|server| server.url.starts_with(name));
         server.unwrap_or_else(|| panic!("this mesh has no {name}")).restart();
+    }
+
+    /// An immediate stop of the mesh's own Postgres, and a start that recovers.
+    pub fn crash_postgres(&mut self) {
+        self.cluster.as_mut().expect("this mesh has a Postgres of its own").crash();
     }
 
     /// `kill -9` of a process (`all` or a part); `restart` starts it again.

@@ -3,6 +3,7 @@
 //! `Mesh::start(Backends::Embedded)` is what most tests want: the whole mesh in one process on a database of its own.
 
 mod binary;
+mod cluster;
 mod contract;
 mod dev;
 mod edge;
@@ -16,6 +17,7 @@ mod servers;
 mod wire;
 
 pub use binary::tenon;
+pub use cluster::Cluster;
 pub use contract::Endpoint;
 pub use dev::{Dev, port_flags};
 pub use edge::{Edge, Tenant, answer, sign_up, text};

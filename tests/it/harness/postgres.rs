@@ -70,6 +70,15 @@ impl Database {
     /// The password of every service role; roles belong to the whole server.
     pub const ROLE_PASSWORD: &str = ROLE_PASSWORD;
 
+    /// The migrated database of a server that the test has for itself.
+    pub fn on(port: u16) -> Self {
+        let url = format!("postgres://tenon@127.0.0.1:{port}/postgres");
+        let owner: PgConnectOptions = url.parse().expect("it is a URL");
+        let server = Server { owner, template: "mesh".to_owned() };
+        server.migrate(&url);
+        Self { owner: server.owner.database("mesh"), name: "mesh".to_owned(), port }
+    }
+
     /// A database that nothing was migrated in: about 30 ms.
     pub async fn create_empty() -> Self {
         Self::copy_of(|_| "template0".to_owned()).await
@@ -87,7 +96,12 @@ impl Database {
 
     /// A connection as the owner, whom row-level security does not bind.
     pub async fn owner(&self) -> PgConnection {
-        PgConnection::connect_with(&self.owner).await.expect("the owner can connect")
+        self.try_owner().await.expect("the owner can connect")
+    }
+
+    /// As `owner`, also while the server may be away.
+    pub async fn try_owner(&self) -> Option<PgConnection> {
+        PgConnection::connect_with(&self.owner).await.ok()
     }
 
     /// A connection as a service's role: `tenon_billing`, `tenon_billing_system`.

@@ -5,7 +5,7 @@ use std::{
     sync::Mutex,
 };
 
-use tenon_chassis::{Caller, TenantId};
+use tenon_chassis::{Caller, TenantId, fail};
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -88,7 +88,9 @@ impl Activities {
     async fn answer_all(&self, caller: &Caller, answers: &[(Attempt, Ending)]) -> Result<HashSet<Attempt>, Error> {
         let mut tx = self.0.db.begin(caller).await?;
         let taken = store::delete_answered(&mut tx, answers).await?;
+        fail::at("answers.commit.before").await?;
         tx.commit().await?;
+        fail::at("answers.commit.after").await?;
         if !taken.is_empty() {
             self.0.waker.wake();
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use reqwest::{Method, header::CONTENT_TYPE};
 use serde_json::json;
-use tenon_chassis::{Db, EventId, Mesh, TenantId, bus, telemetry};
+use tenon_chassis::{Db, EventId, Mesh, TenantId, bus, fail, telemetry};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::Instrument;
 
@@ -68,6 +68,9 @@ impl Deliverer {
         let mut tx = self.db.system().await?;
         let due = store::claim(&mut tx, AT_ONCE, EACH, LEASE_S).await?;
         let next = if due.is_empty() { store::get_next(&mut tx).await? } else { None };
+        if !due.is_empty() {
+            fail::at("delivery.claim.before").await?;
+        }
         tx.commit().await?;
         if due.is_empty() {
             let until = next.map_or(LOOK_EVERY, |next| (next - self.db.clock().now()).to_std().unwrap_or_default());
@@ -77,14 +80,21 @@ impl Deliverer {
         for due in due {
             let deliverer = self.clone();
             attempts.spawn(async move {
-                let attempt = deliverer.attempt(&due).await;
-                if let Err(error) = deliverer.keep(&due, attempt).await {
+                if let Err(error) = deliverer.try_and_keep(&due).await {
                     tracing::warn!(error = ?error, "what became of a delivery was not kept; it is made again");
                 }
             });
         }
         while attempts.join_next().await.is_some() {}
         Ok(Duration::ZERO)
+    }
+
+    async fn try_and_keep(&self, due: &Due) -> Result<(), Error> {
+        fail::at("delivery.call.before").await?;
+        let attempt = self.attempt(due).await;
+        fail::at("delivery.call.after").await?;
+        self.keep(due, attempt).await?;
+        Ok(fail::at("delivery.commit.after").await?)
     }
 
     async fn attempt(&self, due: &Due) -> Attempt {

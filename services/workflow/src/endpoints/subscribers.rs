@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tenon_chassis::{
     Caller, Db, Mesh, SystemTx,
     bus::{Consumer, Event, Handle, USAGE_RECORDED},
-    db,
+    db, fail,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -111,7 +111,10 @@ impl Subscribers {
             self.starts
                 .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: runs::model::Trigger::Event })
                 .await?;
-            Ok::<_, Error>(tx.commit().await?)
+            fail::at("trigger.commit.before").await.map_err(db::Error::from)?;
+            tx.commit().await?;
+            fail::at("trigger.commit.after").await.map_err(db::Error::from)?;
+            Ok::<_, Error>(())
         };
         match started.await {
             Ok(()) => self.starts.wake(),

@@ -207,6 +207,11 @@ impl Advanced {
         turn || self.note.is_some() || !self.children.is_empty() || !self.orphans.is_empty()
     }
 
+    /// Whether the run goes on in memory once the step is written.
+    pub(super) fn rests_in_memory(&self) -> bool {
+        self.active.is_some() && !self.has_ended() && self.update.rest == Rest::Memory
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.update.ended_at.is_some()
     }

@@ -9,9 +9,9 @@ use tenon_chassis::{Clock, SystemTx, bus};
 use uuid::Uuid;
 
 use super::{
-    Engine,
     active::{About, Key, Opened},
     change::Advanced,
+    writer::Writer,
 };
 use crate::{
     asl::{Failure, Outcome},
@@ -125,7 +125,7 @@ impl About {
     }
 }
 
-impl Engine {
+impl Writer {
     /// Writes what steps have to do with other runs; answers with the events of new ones. The rows of all runs that are
     /// written to are locked in one order first, so that engines do not wait for each other in a circle.
     pub(super) async fn relate(&self, tx: &mut SystemTx, steps: &[&Advanced]) -> Result<Vec<bus::Event>, Error> {
@@ -211,12 +211,13 @@ impl Engine {
             version: latest.version,
             hold: latest.hold.clone(),
         };
-        // A step that is written again finds its child.
-        if !store::is_there(tx, key.tenant.uuid(), child.id).await? {
-            runs::insert(&mut *tx, &place, &new).await?;
-            if !new.attributes.is_empty() {
-                runs::insert_attributes(&mut *tx, name.0, child.id, &texts(&new.attributes)).await?;
-            }
+        // A step that is written again finds its child, which was told of then.
+        if store::is_there(tx, key.tenant.uuid(), child.id).await? {
+            return Ok(Ok(Adopted { events: Vec::new() }));
+        }
+        runs::insert(&mut *tx, &place, &new).await?;
+        if !new.attributes.is_empty() {
+            runs::insert_attributes(&mut *tx, name.0, child.id, &texts(&new.attributes)).await?;
         }
         Ok(Ok(Adopted { events: self.adopted(step, child, &new, latest.version) }))
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tenon_chassis::{Db, telemetry};
+use tenon_chassis::{Db, fail, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Engine, store, time::Time};
+use super::{Engine, store};
 use crate::error::Error;
 
 /// Shows signs of life until stopped.
@@ -28,7 +28,7 @@ pub(super) async fn heartbeat(db: Db, engine: Uuid, lease: Duration, stop: Cance
 
 impl Engine {
     /// Makes the partitions and asks the database for its time. False when it has to be tried again.
-    pub(super) async fn prepared(&mut self) -> bool {
+    pub(super) async fn prepared(&self) -> bool {
         let prepared = async {
             let mut tx = self.db.system().await?;
             store::insert_partitions(&mut tx, self.config.workflow_partitions).await?;
@@ -38,7 +38,7 @@ impl Engine {
         };
         match prepared.instrument(telemetry::quiet()).await {
             Ok(now) => {
-                self.time = Time::new(now, self.db.clock().clone());
+                self.time.begin(now);
                 true
             }
             Err(error) => {
@@ -62,6 +62,21 @@ impl Engine {
     async fn rebalanced(&mut self) -> Result<bool, Error> {
         let mut tx = self.db.system().await?;
         self.time.set(store::get_time(&mut tx).await?);
+        // What others took while it stood still: as long as it believes to have its share it takes nothing.
+        let mine = store::list_owned(&mut tx, self.id).await?;
+        let lost: Vec<i16> =
+            self.owned.iter().filter(|(id, epoch)| mine.get(id) != Some(epoch)).map(|(id, _)| *id).collect();
+        self.lose(&lost);
+        // What it took or gave back without hearing that this was committed.
+        let forgotten = mine.into_iter().filter(|(id, _)| !self.owned.contains_key(id));
+        let (ids, epochs): (Vec<i16>, Vec<i64>) = forgotten.unzip();
+        if !ids.is_empty() {
+            store::update_due(&mut tx, &ids, false).await?;
+            store::release_partitions(&mut tx, &ids, &epochs).await?;
+            tx.commit().await?;
+            tracing::warn!(count = ids.len(), "partitions that the engine did not know to be its own are free");
+            return Ok(false);
+        }
         // An engine that shows no sign of life itself must not own anything.
         let census = store::get_census(&mut tx).await?;
         if census.engines == 0 {
@@ -91,7 +106,9 @@ impl Engine {
                 store::update_due(&mut tx, &ids, crashed).await?;
             }
         }
+        fail::at("partitions.commit.before").await?;
         tx.commit().await?;
+        fail::at("partitions.commit.after").await?;
         self.owned.extend(taken.iter().map(|taken| (taken.id, taken.epoch)));
         if !taken.is_empty() {
             tracing::info!(count = taken.len(), owned = self.owned.len(), "partitions taken");

@@ -1,8 +1,9 @@
 //! Takes due runs into memory: new ones, those whose timer is due, those with mail, those of an engine before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::TimeDelta;
+use tenon_chassis::fail;
 use uuid::Uuid;
 
 use super::{
@@ -20,6 +21,11 @@ use crate::{
 
 /// Runs that are taken into memory at once at most.
 const CLAIM: usize = 500;
+/// Runs of one partition that a claim takes at least, and by how much more than an even share it takes of one.
+const OF_EACH: i64 = 8;
+const SPREAD: i64 = 4;
+/// Tenants whose turn it is in one claim.
+const TENANTS: i32 = 64;
 /// When to look again after a look that found runs, or failed.
 const LOOK_AGAIN: TimeDelta = TimeDelta::milliseconds(250);
 /// Engines that may die with a run in memory, without a step of it in between, before the run is given up.
@@ -42,7 +48,7 @@ impl Engine {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "due runs were not loaded; they are tried again");
-                self.next_due = Some(self.time.now() + LOOK_AGAIN);
+                (self.next_due, self.doubts) = (Some(self.time.now() + LOOK_AGAIN), true);
                 return;
             }
         };
@@ -51,6 +57,7 @@ impl Engine {
         for row in rows {
             let (key, about, mail) = (row.key(), row.about(self.config.workflow_retention_days), row.mail);
             let (queued, hold) = (row.state == State::Queued.as_str(), row.paused.clone().map(Hold));
+            self.await_birth(key).await;
             let new = !self.runs.contains_key(&key);
             if new {
                 match self.restore(row) {
@@ -79,7 +86,7 @@ impl Engine {
             inputs.extend(letters.into_iter().map(|letter| (key, Work::Letter(letter))));
         }
         if !given_up.is_empty() {
-            self.write(given_up, None).await;
+            self.write(given_up).await;
         }
     }
 
@@ -91,6 +98,15 @@ impl Engine {
         let now = self.time.now();
         let mut tx = self.db.system().await?;
         let all: Vec<i16> = self.owned.keys().copied().collect();
+        if self.doubts {
+            let (ids, epochs) = self.epochs(all.iter().copied());
+            let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+            let in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+            store::update_forgotten(&mut tx, &held, &in_memory).await?;
+            tx.commit().await?;
+            self.doubts = false;
+            tx = self.db.system().await?;
+        }
         let awaited = store::list_due_partitions(&mut tx, &all).await?;
         self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
@@ -105,14 +121,17 @@ impl Engine {
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
-        let mut rows = store::claim_runs(&mut tx, (&held, &[]), now, limit).await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
+        let of_each = (limit * SPREAD / i64::try_from(held.len().max(1)).unwrap_or(1)).max(OF_EACH);
+        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each)).await?;
+        let full = is_cut(&rows, (limit, of_each));
         if full {
-            // Behind those who have many due runs, others may have few.
-            let mut busy: Vec<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
-            busy.sort_unstable();
-            busy.dedup();
-            rows.extend(store::claim_runs(&mut tx, (&held, &busy), now, limit).await?);
+            // Behind those who have many due runs, others may have few: tenants take turns.
+            let mut others = store::list_due_tenants(&mut tx, self.turn, TENANTS).await?;
+            let round = usize::try_from(TENANTS).is_ok_and(|all| others.len() < all);
+            self.turn = if round { Uuid::nil() } else { others.last().copied().unwrap_or_default() };
+            let busy: HashSet<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            others.retain(|tenant| !busy.contains(tenant));
+            rows.extend(store::claim_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
         }
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
@@ -122,9 +141,11 @@ impl Engine {
             }
         }
         for row in &rows {
-            self.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
+            self.writer.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
+        fail::at("claim.commit.before").await?;
         tx.commit().await?;
+        fail::at("claim.commit.after").await?;
         if full && room > 0 {
             // There may be more.
             self.waker.here.notify_one();
@@ -138,9 +159,9 @@ impl Engine {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
-        let template = self.templates.get(row.tenant_id, &row.workflow_id, row.version);
+        let template = self.writer.templates.get(row.tenant_id, &row.workflow_id, row.version);
         let template = template.ok_or_else(|| Unusable("its definition is not valid any more".to_owned()))?;
-        let about = row.about(self.retention_days(&template));
+        let about = row.about(self.writer.retention_days(&template));
         let (hold, queued) = (row.paused.map(Hold), row.state == State::Queued.as_str());
         let (execution, fresh) = match row.execution {
             None => (begin(&about, &template, row.input, row.created_at), true),
@@ -155,4 +176,11 @@ impl Engine {
         (active.waits, active.has_children) = (waits, !fresh);
         Ok(active)
     }
+}
+
+/// Whether a claim took as many as it may, so that there may be more.
+fn is_cut(rows: &[Row], (limit, of_each): (i64, i64)) -> bool {
+    let mut partitions: BTreeMap<i16, i64> = BTreeMap::new();
+    rows.iter().for_each(|row| *partitions.entry(row.partition).or_default() += 1);
+    partitions.values().sum::<i64>() >= limit || partitions.values().any(|count| *count >= of_each)
 }

@@ -1,5 +1,7 @@
 //! The engine's statements on partitions and due runs. All are of the system role, over all tenants.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tenon_chassis::SystemTx;
@@ -119,6 +121,25 @@ pub(super) async fn release_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &
     Ok(())
 }
 
+/// The partitions that are this engine's, with their epochs.
+pub(super) async fn list_owned(tx: &mut SystemTx, engine: Uuid) -> Result<BTreeMap<i16, i64>, Error> {
+    let owned = sqlx::query!("select id, epoch from workflow.partitions where owner = $1", engine);
+    Ok(owned.fetch_all(tx).await?.into_iter().map(|row| (row.id, row.epoch)).collect())
+}
+
+/// Makes runs due that count as in memory and are not. The transaction must hold the partitions.
+pub(super) async fn update_forgotten(tx: &mut SystemTx, partitions: &[i16], in_memory: &[Uuid]) -> Result<(), Error> {
+    sqlx::query!(
+        "update workflow.runs set due_at = now()
+         where partition = any($1) and due_at = 'infinity' and id <> all($2)",
+        partitions,
+        in_memory
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Holds those of the partitions that are still this engine's until the transaction ends: whoever wants to take one
 /// over waits for what is written meanwhile.
 pub(super) async fn lock_partitions(tx: &mut SystemTx, ids: &[i16], epochs: &[i64]) -> Result<Vec<i16>, Error> {
@@ -175,19 +196,26 @@ pub(super) struct Row {
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// Takes due runs of tenants that are not `but` into memory. The transaction must hold the partitions.
+/// Takes runs into memory that are due the longest, `of_each` of a partition at most. The transaction must hold the
+/// partitions. However many are due, it reads no more of them.
 pub(super) async fn claim_runs(
     tx: &mut SystemTx,
-    (partitions, but): (&[i16], &[Uuid]),
+    partitions: &[i16],
     now: DateTime<Utc>,
-    limit: i64,
+    (limit, of_each): (i64, i64),
 ) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"with due as (
-               select tenant_id, id from workflow.runs
-               where partition = any($1) and due_at <= $2 and tenant_id <> all($4) order by due_at limit $3
-               for no key update skip locked)
+        r#"with first as materialized (
+               select d.tenant_id, d.id from unnest($1::smallint[]) as p (id)
+               cross join lateral (
+                   select r.tenant_id, r.id, r.due_at from workflow.runs r
+                   where r.partition = p.id and r.due_at <= $2 order by r.due_at limit $4) as d
+               order by d.due_at limit $3),
+           due as materialized (
+               select r.tenant_id, r.id from first f
+               join workflow.runs r on r.tenant_id = f.tenant_id and r.id = f.id and r.due_at <= $2
+               for no key update of r skip locked)
            update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
            returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
                      r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
@@ -195,7 +223,55 @@ pub(super) async fn claim_runs(
         partitions,
         now,
         limit,
-        but
+        of_each
+    );
+    Ok(rows.fetch_all(tx).await?)
+}
+
+/// The next tenants behind one that have runs due or asleep, in the order of their ids.
+pub(super) async fn list_due_tenants(tx: &mut SystemTx, after: Uuid, limit: i32) -> Result<Vec<Uuid>, Error> {
+    let tenants = sqlx::query_scalar!(
+        r#"with recursive tenants (id, hop) as (
+               (select tenant_id, 1 from workflow.runs where tenant_id > $1 and due_at < 'infinity'
+                order by tenant_id limit 1)
+               union all
+               select (select r.tenant_id from workflow.runs r where r.tenant_id > t.id and r.due_at < 'infinity'
+                       order by r.tenant_id limit 1), t.hop + 1
+               from tenants t where t.id is not null and t.hop < $2)
+           select id as "id!" from tenants where id is not null"#,
+        after,
+        limit
+    );
+    Ok(tenants.fetch_all(tx).await?)
+}
+
+/// Takes due runs of these tenants into memory, `of_each` at most. The transaction must hold the partitions.
+pub(super) async fn claim_runs_of(
+    tx: &mut SystemTx,
+    (partitions, tenants): (&[i16], &[Uuid]),
+    now: DateTime<Utc>,
+    of_each: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"with first as materialized (
+               select d.tenant_id, d.id from unnest($2::uuid[]) as t (id)
+               cross join lateral (
+                   select r.tenant_id, r.id from workflow.runs r
+                   where r.tenant_id = t.id and r.due_at <= $3 and r.due_at < 'infinity' and r.partition = any($1)
+                   order by r.due_at limit $4) as d),
+           due as materialized (
+               select r.tenant_id, r.id from first f
+               join workflow.runs r on r.tenant_id = f.tenant_id and r.id = f.id and r.due_at <= $3
+               for no key update of r skip locked)
+           update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
+           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
+                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
+                     r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
+        partitions,
+        tenants,
+        now,
+        of_each
     );
     Ok(rows.fetch_all(tx).await?)
 }

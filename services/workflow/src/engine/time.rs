@@ -1,7 +1,10 @@
 //! The time of timers: the database's clock, carried on by this machine's monotonic one, so that neither a step of the
 //! machine's clock nor engines on machines that disagree move a timer.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tenon_chassis::Clock;
@@ -36,23 +39,33 @@ impl Pace {
     }
 }
 
-/// The database's clock as of a moment ago.
-#[derive(Debug)]
+/// The database's clock as of a moment ago; copies tell the same time.
+#[derive(Debug, Clone)]
 pub(super) struct Time {
-    database: DateTime<Utc>,
-    at: Instant,
+    reading: Arc<Mutex<Reading>>,
     clock: Clock,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    database: DateTime<Utc>,
+    at: Instant,
+}
+
 impl Time {
-    pub(super) fn new(database: DateTime<Utc>, clock: Clock) -> Self {
-        Self { database, at: Instant::now(), clock }
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { reading: Arc::new(Mutex::new(Reading { database: clock.now(), at: Instant::now() })), clock }
+    }
+
+    /// Takes the first reading.
+    pub(super) fn begin(&self, database: DateTime<Utc>) {
+        *self.reading() = Reading { database, at: Instant::now() };
     }
 
     /// Takes a new reading. Time does not go back: behind what was told already it stands still for a while.
-    pub(super) fn set(&mut self, database: DateTime<Utc>) {
+    pub(super) fn set(&self, database: DateTime<Utc>) {
         let told = self.carried();
-        *self = Self { database: database.max(told), at: Instant::now(), clock: self.clock.clone() };
+        self.begin(database.max(told));
     }
 
     /// Now, and ahead by as much as a test has moved the clock.
@@ -66,10 +79,15 @@ impl Time {
     }
 
     fn carried(&self) -> DateTime<Utc> {
-        let elapsed = TimeDelta::from_std(self.at.elapsed()).unwrap_or_default();
+        let Reading { database, at } = *self.reading();
+        let elapsed = TimeDelta::from_std(at.elapsed()).unwrap_or_default();
         // Postgres keeps microseconds.
-        let now = self.database + elapsed;
+        let now = database + elapsed;
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().expect("no holder panics")
     }
 }
 

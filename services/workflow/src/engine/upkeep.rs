@@ -5,7 +5,7 @@ mod store;
 
 use std::time::Duration;
 
-use tenon_chassis::{TenantId, directory::Status};
+use tenon_chassis::{TenantId, directory::Status, fail};
 use tokio::time::Instant;
 
 use super::Engine;
@@ -69,7 +69,9 @@ impl Engine {
         let purged = store::delete_runs(&mut tx, &owned, self.time.now(), PURGE).await?;
         let keys = store::delete_keys(&mut tx, PURGE).await?;
         store::keep_history(&mut tx, WEEKS_AHEAD).await?;
+        fail::at("purge.commit.before").await?;
         tx.commit().await?;
+        fail::at("purge.commit.after").await?;
         if purged > 0 {
             tracing::info!(runs = purged, "runs past their retention deleted");
         }

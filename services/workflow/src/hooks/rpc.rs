@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use prost_types::Duration;
 use serde_json::{Map, Value};
-use tenon_chassis::{Caller, Fault, TenantId, TenantTx, clock::timestamp, paging::Page, secret::Secret};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, clock::timestamp, fail, paging::Page, secret::Secret};
 use tenon_proto::{
     google::api::HttpBody,
     workflow::v1::{
@@ -18,13 +18,18 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use super::{
     Hooks,
     model::{self, Action, Deed, Target},
-    signature::{self, Delivery, Keys, Scheme},
+    signature::{self, Keys, Scheme},
     store,
 };
 use crate::{
+    engine::births::NotBorn,
     error::Error,
-    runs::{model::Trigger, rpc::starter},
-    starts::Start,
+    fair,
+    runs::{
+        model::{NewRun, RunId, Trigger},
+        rpc::starter,
+    },
+    starts::{Delivery, Start},
     workflows,
 };
 
@@ -141,19 +146,39 @@ impl HookService for Hooks {
             return Err(Fault::new(tonic::Code::InvalidArgument, "BODY_TOO_LARGE", why).into());
         }
 
-        let mut tx = self.db.begin(&caller.acting_for(tenant)?).await?;
+        let caller = caller.acting_for(tenant)?;
+        let mut tx = self.db.begin(&caller).await?;
         let hook = store::get(&mut tx, &request.hook).await?.ok_or(Error::HookNotFound)?;
-        let delivery_id = self.verified(&hook, tenant, &metadata, &body.data)?;
-        if !store::insert_delivery(&mut tx, &hook.hook_id, &delivery_id).await? {
-            return Ok(tx.reply(ReceiveDeliveryResponse { duplicate: true, ..Default::default() }).await?);
+        let id = self.verified(&hook, tenant, &metadata, &body.data)?;
+        let seen = model::request(&body.data, &body.content_type, &told(&metadata, &caller), &id);
+        let mut deeds = deeds(&mut tx, &hook, &seen).await?;
+        // What leads to one run alone is added with many others, as a run that is asked for is.
+        if caller.idempotency.is_none()
+            && let [Planned::Start(_)] = deeds.as_slice()
+            && let Some(Planned::Start(run)) = deeds.pop()
+        {
+            tx.commit().await?;
+            let delivery = Delivery { hook_id: hook.hook_id.clone(), id: id.clone() };
+            let weight = fair::weight(caller.tenant.as_deref());
+            match self.starts.start_here((tenant, weight), *run, delivery).await {
+                Ok(run) => return Ok(Response::new(answer(vec![run.id]))),
+                Err(NotBorn::Delivered) => return Ok(Response::new(duplicate())),
+                Err(NotBorn::Refused(error)) => return Err(error.into()),
+                Err(NotBorn::Elsewhere(run)) => deeds.push(Planned::Start(run)),
+            }
+            tx = self.db.begin(&caller).await?;
         }
-        let seen = model::request(&body.data, &body.content_type, &told(&metadata, &caller), &delivery_id);
-        let mut response = self.act(&mut tx, &hook, &seen).await?;
+        if !store::insert_delivery(&mut tx, &hook.hook_id, &id).await? {
+            return Ok(tx.reply(duplicate()).await?);
+        }
+        let mut response = self.act(&mut tx, deeds).await?;
         if hook.scheme == Scheme::Slack && seen["body"]["type"] == "url_verification" {
             let challenge = seen["body"]["challenge"].as_str().unwrap_or_default();
             response.challenge = challenge.chars().take(CHALLENGE_MAX).collect();
         }
+        fail::at("hook.commit.before").await?;
         let response = tx.reply(response).await?;
+        fail::at("hook.commit.after").await?;
         self.starts.wake();
         Ok(response)
     }
@@ -222,39 +247,64 @@ impl Hooks {
             tolerance_s: hook.tolerance_s.into(),
         };
         let header = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
-        signature::verify(&keys, &Delivery { header: &header, body }, self.db.clock().now())
+        signature::verify(&keys, &signature::Delivery { header: &header, body }, self.db.clock().now())
     }
 
-    /// Does what the hook's targets, and the triggers of workflows that name it, make of a delivery.
-    async fn act(
-        &self,
-        tx: &mut TenantTx,
-        hook: &model::Hook,
-        seen: &Value,
-    ) -> Result<ReceiveDeliveryResponse, Status> {
-        let mut all: Vec<_> =
-            hook.targets().into_iter().map(|target| (target, &hook.created_by, &hook.roles)).collect();
-        let triggers = store::list_triggers(tx, &hook.hook_id).await?;
-        all.extend(triggers.iter().map(|trigger| {
-            let action = Action::Start { workflow_id: trigger.workflow_id.clone(), input: trigger.input.clone() };
-            (Target { filter: trigger.filter.clone(), action }, &trigger.created_by, &trigger.roles)
-        }));
-        let mut response = ReceiveDeliveryResponse::default();
-        for (target, created_by, roles) in all {
-            match model::deed(&target, seen)? {
-                None => {}
-                Some(Deed::Start { workflow_id, input }) => {
-                    let (created_by, roles) = (created_by.clone(), roles.clone());
-                    let start = Start { workflow_id, input, created_by, roles, trigger: Trigger::Webhook };
-                    response.runs.push(format!("runs/{}", self.starts.start(tx, start).await?));
-                }
-                Some(Deed::Signal { run, signal, payload }) => {
-                    response.signals += self.starts.signal(tx, &run, &signal, &payload).await?;
+    /// Does what a delivery leads to.
+    async fn act(&self, tx: &mut TenantTx, deeds: Vec<Planned>) -> Result<ReceiveDeliveryResponse, Error> {
+        let (mut runs, mut signals) = (Vec::new(), 0);
+        for deed in deeds {
+            match deed {
+                Planned::Start(run) => runs.push(self.starts.start(tx, *run).await?),
+                Planned::Signal { run, signal, payload } => {
+                    signals += self.starts.signal(tx, &run, &signal, &payload).await?;
                 }
             }
         }
-        Ok(response)
+        Ok(ReceiveDeliveryResponse { signals, ..answer(runs) })
     }
+}
+
+/// What a delivery leads to.
+enum Planned {
+    Start(Box<NewRun>),
+    Signal {
+        run: String,
+        signal: String,
+        payload: Value,
+    },
+}
+
+/// What the hook's targets, and the triggers of workflows that name it, make of a delivery.
+async fn deeds(tx: &mut TenantTx, hook: &model::Hook, seen: &Value) -> Result<Vec<Planned>, Status> {
+    let mut all: Vec<_> = hook.targets().into_iter().map(|target| (target, &hook.created_by, &hook.roles)).collect();
+    let triggers = store::list_triggers(tx, &hook.hook_id).await?;
+    all.extend(triggers.iter().map(|trigger| {
+        let action = Action::Start { workflow_id: trigger.workflow_id.clone(), input: trigger.input.clone() };
+        (Target { filter: trigger.filter.clone(), action }, &trigger.created_by, &trigger.roles)
+    }));
+    let mut deeds = Vec::new();
+    for (target, created_by, roles) in all {
+        match model::deed(&target, seen)? {
+            None => {}
+            Some(Deed::Start { workflow_id, input }) => {
+                let (created_by, roles) = (created_by.clone(), roles.clone());
+                let start = Start { workflow_id, input, created_by, roles, trigger: Trigger::Webhook };
+                deeds.push(Planned::Start(Box::new(start.into())));
+            }
+            Some(Deed::Signal { run, signal, payload }) => deeds.push(Planned::Signal { run, signal, payload }),
+        }
+    }
+    Ok(deeds)
+}
+
+fn answer(runs: Vec<RunId>) -> ReceiveDeliveryResponse {
+    let runs = runs.into_iter().map(|run| format!("runs/{run}")).collect();
+    ReceiveDeliveryResponse { runs, ..Default::default() }
+}
+
+fn duplicate() -> ReceiveDeliveryResponse {
+    ReceiveDeliveryResponse { duplicate: true, ..Default::default() }
 }
 
 /// The headers that the edge hands on for this method, for expressions.

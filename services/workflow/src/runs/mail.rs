@@ -1,7 +1,7 @@
 //! The mailbox of a run: whoever has something for a run puts it here, and the run takes it with its next step.
 
 use serde_json::{Value, json};
-use tenon_chassis::TenantTx;
+use tenon_chassis::{TenantTx, fail};
 use uuid::Uuid;
 
 use super::{model::RunId, store};
@@ -55,7 +55,9 @@ pub(crate) struct Kept {
 /// # Errors
 /// When the database does not take it.
 pub async fn send(tx: &mut TenantTx, run: RunId, message: &Message) -> Result<bool, Error> {
-    store::insert_message(tx, run, &Kept::from(message)).await
+    let sent = store::insert_message(tx, run, &Kept::from(message)).await?;
+    fail::at("mail.commit.before").await?;
+    Ok(sent)
 }
 
 impl From<&Message> for Kept {

@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, paging::Page};
+use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, fail, paging::Page};
 use tenon_proto::workflow::v1::{
     BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
     ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
@@ -62,22 +62,27 @@ impl RunService for Runs {
         // remembered beside the run is written here, and the run is then due for whoever owns its partition.
         if caller.idempotency.is_none() && run.idempotency_key.is_none() && run.concurrency.is_none() {
             let tenant = (caller.tenant_id()?, fair::weight(caller.tenant.as_deref()));
-            match self.waker.start(tenant, run, caller.method.meter.clone()).await {
+            match self.waker.start(tenant, run, caller.method.meter.clone(), None).await {
                 Ok(run) => return Ok(Response::new(run.into())),
                 Err(NotBorn::Refused(error)) => return Err(error.into()),
+                Err(NotBorn::Delivered) => unreachable!("it answers no delivery"),
                 Err(NotBorn::Elsewhere(same)) => run = *same,
             }
         }
 
         let mut tx = self.db.begin(&caller).await?;
         let response = match self.starter.start(&mut tx, run).await? {
-            Started::New(run) => tx.reply(Run::from(run)).await?,
+            Started::New(run) => {
+                fail::at("start.commit.before").await?;
+                tx.reply(Run::from(run)).await?
+            }
             // It was counted when it was started.
             Started::Same(run) => {
                 tx.commit().await?;
                 Response::new(run.into())
             }
         };
+        fail::at("start.commit.after").await?;
         self.waker.wake();
         Ok(response)
     }
@@ -213,6 +218,7 @@ impl RunService for Runs {
             return Err(Error::RunEnded.into());
         }
         let response = tx.reply(SignalRunResponse {}).await?;
+        fail::at("mail.commit.after").await?;
         self.waker.wake();
         Ok(response)
     }

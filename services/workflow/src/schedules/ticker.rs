@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
-use tenon_chassis::{Caller, Db, Mesh, TenantId, TenantTx, telemetry};
+use tenon_chassis::{Caller, Db, Mesh, TenantId, TenantTx, fail, telemetry};
 use tokio::sync::Notify;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -117,7 +117,9 @@ impl Ticker {
             last = self.start(&mut tx, &schedule, *at).await?.map(|run| (*at, run)).or(last);
         }
         store::update_tick(&mut tx, schedule_id, &tick, last).await?;
+        fail::at("schedule.commit.before").await?;
         tx.commit().await?;
+        fail::at("schedule.commit.after").await?;
         if last.is_some() {
             self.starts.wake();
         }

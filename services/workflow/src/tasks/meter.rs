@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tenon_chassis::{EventId, bus};
+use tenon_chassis::{EventId, bus, fail};
 use uuid::Builder;
 
 use super::{Call, Tasks};
@@ -51,7 +51,9 @@ impl Tasks {
     pub(super) async fn emit(&self, event: &bus::Event) -> Result<(), Error> {
         let mut tx = self.db.system().await?;
         tx.emit(std::slice::from_ref(event)).await?;
-        Ok(tx.commit().await?)
+        fail::at("emit.commit.before").await?;
+        tx.commit().await?;
+        Ok(fail::at("emit.commit.after").await?)
     }
 }
 

@@ -1,13 +1,17 @@
 //! The statements that add runs with their first steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use tenon_chassis::SystemTx;
 use uuid::Uuid;
 
 use super::{
-    super::{active::Rest, change::Advanced, store::columns},
+    super::{
+        active::{Key, Rest},
+        change::Advanced,
+        store::columns,
+    },
     Latest, Newborn,
 };
 use crate::{error::Error, runs::start::texts};
@@ -36,12 +40,49 @@ pub(in super::super) async fn list_latest(
         .collect())
 }
 
-/// Adds runs as their first steps have left them. Written twice they are as written once.
-pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<(), Error> {
+/// Remembers the deliveries that runs answer; answers with the runs whose delivery another run answers already.
+pub(in super::super) async fn claim_deliveries(
+    tx: &mut SystemTx,
+    steps: impl Iterator<Item = &Advanced>,
+) -> Result<Vec<Key>, Error> {
+    let mut keys = Vec::new();
+    let (mut hooks, mut ids) = (Vec::new(), Vec::new());
+    for step in steps {
+        let Some(delivery) = step.newborn.as_ref().and_then(|newborn| newborn.delivery.as_ref()) else { continue };
+        keys.push(step.about.key);
+        hooks.push(delivery.hook_id.clone());
+        ids.push(delivery.id.clone());
+    }
+    if keys.is_empty() {
+        return Ok(keys);
+    }
+    let (tenants, runs) = columns(&keys);
+    // In one order, so that engines do not wait for each other in a circle. A try that is repeated finds its own.
+    let taken = sqlx::query_scalar!(
+        r#"with taken as (
+               insert into workflow.hook_deliveries as d (tenant_id, hook_id, delivery_id, run_id)
+               select distinct on (tenant_id, hook_id, delivery_id) tenant_id, hook_id, delivery_id, run_id
+               from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[]) as u (tenant_id, hook_id, delivery_id, run_id)
+               order by tenant_id, hook_id, delivery_id, run_id
+               on conflict (tenant_id, hook_id, delivery_id) do update set run_id = d.run_id
+               where d.run_id = excluded.run_id
+               returning d.run_id)
+           select run_id as "run_id!" from taken"#,
+        &tenants,
+        &hooks,
+        &ids,
+        &runs
+    );
+    let taken: HashSet<Uuid> = taken.fetch_all(tx).await?.into_iter().collect();
+    Ok(keys.into_iter().filter(|key| !taken.contains(&key.run.uuid())).collect())
+}
+
+/// Adds runs as their first steps have left them; answers with those that were not there yet.
+pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<HashSet<Uuid>, Error> {
     let born: Vec<(&Advanced, &Newborn)> =
         steps.iter().filter_map(|step| Some((*step, step.newborn.as_ref()?))).collect();
     if born.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let (tenants, runs) = columns(&born.iter().map(|(step, _)| step.about.key).collect::<Vec<_>>());
     let about = || born.iter().map(|(step, _)| &step.about);
@@ -67,7 +108,7 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
     let attributes: Vec<serde_json::Value> =
         born.iter().map(|(_, newborn)| serde_json::Value::Object(newborn.new.attributes.clone())).collect();
     let purges: Vec<Option<DateTime<Utc>>> = updates().map(|update| update.purge_at).collect();
-    sqlx::query!(
+    let inserted = sqlx::query_scalar!(
         "insert into workflow.runs (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles,
                                     created_by, input, created_at, state, output, error, cause, execution, paused,
                                     due_at, ended_at, attributes, purge_at)
@@ -82,7 +123,7 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
               as u (tenant_id, id, partition, workflow_id, version, entity_id, traceparent, roles, created_by, input,
                     created_at, state, output, error, cause, execution, paused, awake, due_at, ended_at, attributes,
                     purge_at)
-         on conflict do nothing",
+         on conflict do nothing returning id",
         &tenants,
         &runs,
         &partitions,
@@ -105,10 +146,8 @@ pub(in super::super) async fn insert_runs(tx: &mut SystemTx, steps: &[&Advanced]
         &ended as &[Option<DateTime<Utc>>],
         &attributes,
         &purges as &[Option<DateTime<Utc>>]
-    )
-    .execute(tx)
-    .await?;
-    Ok(())
+    );
+    Ok(inserted.fetch_all(tx).await?.into_iter().collect())
 }
 
 /// Makes new runs searchable by their attributes.

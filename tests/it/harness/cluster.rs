@@ -1,0 +1,75 @@
+//! A Postgres that one test has for itself, to be killed and started again on what it had written.
+
+use std::{path::PathBuf, process::Command};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::{Ports, Process};
+
+/// The server and its folder. It writes through to the disk's cache, so that a crash of the server loses nothing.
+#[derive(Debug)]
+pub struct Cluster {
+    pub port: u16,
+    command: Command,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Makes one and starts it.
+    pub fn start(ports: &Ports) -> Self {
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        let data = folder.path().join("data");
+        let data = data.to_str().expect("a temporary folder's name is text");
+        if rustix::process::getuid().is_root() {
+            // Postgres refuses root.
+            let owned = Command::new("chown").arg("postgres:").arg(folder.path()).status();
+            assert!(owned.expect("chown is there").success(), "there is no account postgres");
+        }
+        let mut initdb = as_postgres("initdb");
+        initdb.args(["-D", data, "-U", "tenon", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        let made = initdb.output().expect("initdb can be started");
+        assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        let port = ports.next();
+        let mut command = as_postgres("postgres");
+        command.args(["-D", data, "-c", &format!("port={port}")]);
+        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "shared_buffers=32MB"] {
+            command.args(["-c", setting]);
+        }
+        let mut process = Process::start("postgres", &command);
+        process.listens(port);
+        Self { port, command, process, _folder: folder }
+    }
+
+    /// Ends it as a crash does, every connection at once, and starts it again: it recovers from its log.
+    pub fn crash(&mut self) {
+        self.process.signal(Signal::QUIT);
+        self.process.wait();
+        self.process = Process::start("postgres", &self.command);
+        self.process.listens(self.port);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // It would wait for its clients.
+        if self.process.is_running() {
+            self.process.signal(Signal::QUIT);
+        }
+    }
+}
+
+/// A program of Postgres, under an account that it takes.
+fn as_postgres(program: &str) -> Command {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = installed.map(|version| version.path().join("bin").join(program)).max();
+    let program = newest.unwrap_or_else(|| PathBuf::from(program));
+    if !rustix::process::getuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+    command.current_dir("/");
+    command
+}

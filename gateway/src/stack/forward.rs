@@ -259,7 +259,8 @@ impl Edge {
         if let Some(key) = request::idempotency_key(headers)? {
             out.insert(IDEMPOTENCY_KEY, key.clone());
         }
-        for name in &ask.served.handed_on {
+        let listed = metadata::Listed::of(headers);
+        for name in ask.served.handed_on.iter().filter(|name| !listed.holds(name)) {
             out.remove(name);
             out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }

@@ -232,8 +232,8 @@ impl Binding {
         writer.root_field(at, message).ok()?;
         let id: serde_json::Value = serde_json::from_slice(&writer.out).ok()?;
         let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
-        // A line break would end the line that it stands in.
-        Some(id).filter(|id| !id.is_empty() && !id.contains(['\r', '\n', '\0']))
+        // What is not set is no id, and a line break would end the line that it stands in.
+        Some(id).filter(|id| !id.is_empty() && id != "0" && !id.contains(['\r', '\n', '\0']))
     }
 
     /// The body of a response message: JSON, unless the contract says that it is the service's own.

@@ -11,6 +11,8 @@ use crate::transcode::{
 };
 
 const TYPE: &str = "@type";
+/// Anys in an Any. Each is passed over before it is read, so that its type is known: deeper ones would be read that often.
+const ANYS: usize = 8;
 
 impl<'j> Reader<'_, 'j> {
     pub(super) fn known(&mut self, form: Form, plan: usize) -> Read {
@@ -141,6 +143,9 @@ impl<'j> Reader<'_, 'j> {
         if self.json.token()? != Token::Object {
             return self.fault("must be an object with a known @type".to_owned());
         }
+        if self.anys >= ANYS {
+            return Err(Stop::Depth);
+        }
         let (start, noted, depth) = (self.json.at, self.faults.len(), self.depth);
         let mut url: Option<Cow<'j, str>> = None;
         let (mut entries, mut again) = (0, false);
@@ -184,6 +189,7 @@ impl<'j> Reader<'_, 'j> {
             unknown: self.unknown,
             depth: self.depth,
             wire_depth: self.wire_depth,
+            anys: self.anys + 1,
         };
         let read = inner.typed();
         let Reader { out, path, faults, unknown, .. } = inner;

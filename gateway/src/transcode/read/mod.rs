@@ -63,6 +63,7 @@ fn read(
         unknown: false,
         depth: 0,
         wire_depth: 0,
+        anys: 0,
     };
     let done = body(&mut reader).and_then(|()| match reader.json.peek() {
         None => Ok(()),
@@ -113,6 +114,8 @@ struct Reader<'p, 'j> {
     depth: usize,
     /// Messages that are open.
     wire_depth: usize,
+    /// Anys that are open.
+    anys: usize,
 }
 
 impl<'j> Reader<'_, 'j> {

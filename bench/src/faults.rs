@@ -53,7 +53,8 @@ pub(crate) async fn resume(ground: &Ground) -> Result<Figure> {
     ))?;
     let gaps = gaps.split(',').filter_map(|gap| gap.parse::<f64>().ok());
     let latencies: Vec<Duration> = gaps.map(|gap| Duration::from_secs_f64(gap / 1e3)).collect();
-    let expected = format!("select count(*) from workflow.runs where workflow_id = 'ticks' and partition in ({theirs})");
+    let expected =
+        format!("select count(*) from workflow.runs where workflow_id = 'ticks' and partition in ({theirs})");
     let expected: usize = ground.mesh.sql(&expected)?.parse()?;
     anyhow::ensure!(latencies.len() == expected, "{} of {expected} runs went on", latencies.len());
     let mut rounds = Rounds::default();

@@ -18,6 +18,9 @@ mod upstreams;
 
 mod stack;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 #[cfg(test)]
 mod testing;
 

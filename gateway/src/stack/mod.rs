@@ -76,6 +76,7 @@ use crate::{
     routes::Found,
     upstreams::{self, Loaded},
 };
+pub(crate) use frames::split;
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;

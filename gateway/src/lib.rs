@@ -22,6 +22,9 @@ pub mod usage;
 
 mod stack;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 #[cfg(test)]
 mod testing;
 

@@ -78,6 +78,7 @@ use crate::{
     upstreams::{self, Loaded, Room},
     usage::Meter,
 };
+pub(crate) use frames::split;
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -244,7 +245,7 @@ impl Edge {
         }
         match (protocol, served, own) {
             (Protocol::Json, ..) => self.route(loaded, seen, headers),
-            (Protocol::Grpc | Protocol::Web { .. }, _, Some(own)) => {
+            (Protocol::Grpc | Protocol::Web { .. } | Protocol::ConnectStream { json: false }, _, Some(own)) => {
                 seen.label = Some(own.into());
                 Ok(Step::Own(own))
             }
@@ -255,7 +256,7 @@ impl Edge {
                 seen.label = Some(served.label.clone());
                 Ok(Step::Call(Ask { loaded, protocol, served, route: None }))
             }
-            (_, None, Some(_)) => Err(connect::other_kind("application/grpc or application/grpc-web")),
+            (_, None, Some(_)) => Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto")),
             (_, None, None) => {
                 Err(Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", "no method of this name is served here"))
             }

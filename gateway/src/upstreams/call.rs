@@ -13,7 +13,6 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
-use prost_reflect::DynamicMessage;
 use rand::Rng;
 use tenon_chassis::Fault;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -372,11 +371,6 @@ pub(crate) fn overloaded() -> Fault {
 
 fn lost() -> Status {
     Fault::new(Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the connection to the service ended under the answer").into()
-}
-
-/// A message as the body of a gRPC call.
-pub(crate) fn frame(message: &DynamicMessage) -> Bytes {
-    frame_of(message)
 }
 
 /// The first message of a body that may not be complete yet.

@@ -100,7 +100,10 @@ impl Guard {
 
     fn entitled(&self, caller: &Caller, tenant: &Tenant) -> Result<(), Fault> {
         let method = &caller.method;
-        if let Some(permission) = method.permission.as_deref().filter(|needed| !grants(&caller.roles, needed)) {
+        let granted = |needed: &str| {
+            grants(&caller.roles, needed) || method.granted_to.iter().any(|role| caller.roles.contains(role))
+        };
+        if let Some(permission) = method.permission.as_deref().filter(|needed| !granted(needed)) {
             return Err(denied("PERMISSION_DENIED", "your roles do not grant this").with("permission", permission));
         }
         if let Some(feature) = method.feature.as_deref().filter(|needed| !tenant.features.contains(*needed)) {

@@ -3,6 +3,7 @@
 
 mod dev;
 mod doctor;
+mod edge;
 mod guard;
 mod health;
 mod migrate;
@@ -10,6 +11,7 @@ mod serve;
 mod settings;
 mod token;
 mod trace;
+mod usage;
 mod workflow;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -23,10 +25,6 @@ use clap_complete::Shell;
 use tokio::{runtime::Runtime, time::Instant};
 
 use settings::File;
-
-/// Calls come and go in small pieces: a tenth of the CPU time was spent in the C library's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The backbone of a multi-tenant SaaS: identity, tenants, billing and workflows behind one HTTP edge.
 #[derive(Debug, Parser)]
@@ -75,6 +73,9 @@ enum Commands {
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at what the edge serves, and check services of your own before they join it
+    #[command(subcommand)]
+    Edge(edge::Command),
     /// Check and try workflow definitions, with no server
     #[command(subcommand)]
     Workflow(workflow::Command),
@@ -177,6 +178,7 @@ fn dispatch(command: Commands, file: &File) -> Result<ExitCode> {
         Commands::Token(settings) => println!("{}", token::mint(&settings)?),
         Commands::Doctor(settings) => return Runtime::new()?.block_on(doctor::run(&settings, file)),
         Commands::Health(settings) => Runtime::new()?.block_on(health::run(&settings))?,
+        Commands::Edge(command) => return edge::run(&command),
         Commands::Workflow(command) => return workflow::run(&command),
         Commands::Config(ConfigCommand::Print { command }) => print_settings(command, file)?,
         Commands::Completions { shell } => {

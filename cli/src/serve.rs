@@ -1,8 +1,8 @@
 //! `tenon serve`: one part of the mesh, or all of them, until told to stop. `tenon dev` serves by the same code.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use tenon_chassis::{
     Clock, Mesh,
@@ -16,10 +16,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::migrate;
+use crate::{migrate, usage};
+
+/// How long what the edge has counted may take to billing at the end.
+const LAST_USAGE: Duration = Duration::from_secs(10);
 
 /// What a process serves.
 #[derive(Debug, Subcommand)]
@@ -117,7 +121,7 @@ impl Part {
             Self::Tenant(config) => Bound::Service(tenon_tenant::bind(mesh, config).await?),
             Self::Billing(config) => Bound::Service(tenon_billing::bind(mesh, config).await?),
             Self::Workflow(config) => Bound::Service(tenon_workflow::bind(mesh, config).await?),
-            Self::Gateway(config) => Bound::Edge(edge(mesh, config.clone()).await?),
+            Self::Gateway(config) => Bound::Edge(Box::new(edge(mesh, config.clone()).await?)),
         })
     }
 }
@@ -125,17 +129,16 @@ impl Part {
 /// A part that has its port.
 enum Bound {
     Service(Server),
-    Edge(Gateway),
+    Edge(Box<Gateway>),
 }
 
 /// The edge in front of every service of the mesh.
 async fn edge(mesh: &Mesh, config: tenon_gateway::Config) -> Result<Gateway> {
-    let upstream = |service: &str| Upstream {
-        prefix: format!("tenon.{service}."),
-        audience: service.to_owned(),
-        url: mesh.config.url(service),
+    let upstream = |service: &str| {
+        let refuse = |why| anyhow!("TENON_{}_URL: {why}", service.to_uppercase());
+        Upstream::new(format!("tenon.{service}."), service, &mesh.config.url(service)).map_err(refuse)
     };
-    let upstreams: Vec<_> = Config::SERVICES.into_iter().map(upstream).collect();
+    let upstreams: Vec<_> = Config::SERVICES.into_iter().map(upstream).collect::<Result<_>>()?;
     Ok(Gateway::bind(config, mesh, mesh.contract.clone(), &upstreams).await?)
 }
 
@@ -172,7 +175,7 @@ pub(crate) async fn process<F: Future<Output = Result<()>>>(
     running.ends[1] = mesh.draining.clone();
     running.last.spawn(admin.serve(running.ends[2].clone()));
     for part in &parts {
-        running.start(part.bind(&mesh).await?);
+        running.start(part.bind(&mesh).await?, &mesh);
     }
     ready.send_replace(true);
     on_ready().await?;
@@ -202,10 +205,20 @@ struct Running {
 }
 
 impl Running {
-    fn start(&mut self, bound: Bound) {
+    fn start(&mut self, bound: Bound, mesh: &Mesh) {
         match bound {
             Bound::Service(server) => drop(self.services.spawn(server.serve(self.ends[1].clone()))),
-            Bound::Edge(gateway) => drop(self.edge.spawn(gateway.serve(self.ends[0].clone()))),
+            Bound::Edge(mut gateway) => {
+                let shipped = gateway.usage().map(|used| tokio::spawn(usage::ship(mesh.clone(), used)));
+                let serving = gateway.serve(self.ends[0].clone());
+                self.edge.spawn(async move {
+                    serving.await;
+                    // Billing still serves: what was counted last gets there.
+                    if let Some(shipped) = shipped {
+                        let _late = timeout(LAST_USAGE, shipped).await;
+                    }
+                });
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
-//! (`upstreams`), and what every request goes through (`stack`).
+//! (`upstreams`), what is counted for them (`usage`), and what every request goes through (`stack`).
 
 pub mod config;
 
@@ -14,7 +14,11 @@ pub mod transcode;
 
 pub mod errors;
 
+pub mod openapi;
+
 mod upstreams;
+
+pub mod usage;
 
 mod stack;
 
@@ -26,26 +30,39 @@ mod testing;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
 use tenon_proto::policy::Contract;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc::Receiver};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use stack::Cidr;
-pub use upstreams::Upstream;
+pub use upstreams::{
+    Dial, Upstream,
+    compare::{Change, compare},
+    inspect::{Inspection, Row, ask, before, inspect},
+};
 
-use crate::{stack::Edge, upstreams::Loaded};
+use crate::{
+    stack::Edge,
+    upstreams::{Ground, Loader, Own, Stamps, Target, watch},
+    usage::{Meter, Used},
+};
 
 /// Why the edge cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Route(#[from] routes::Error),
-    #[error("the URL {url} of upstream {name} cannot be used: {why}")]
-    Url { name: String, url: String, why: tonic::transport::Error },
+    #[error("upstream {name}: {why}")]
+    Upstream { name: String, why: String },
+    #[error("{0}")]
+    Upstreams(String),
+    #[error("{service} is claimed by upstream {second} and by {first}: narrow one of them with services = [...]")]
+    Claimed { service: String, first: String, second: String },
     #[error("{method} has a route and no upstream serves it")]
     NoUpstream { method: String },
     #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
@@ -59,6 +76,7 @@ pub struct Gateway {
     edge: Arc<Edge>,
     listener: TcpListener,
     limits: accept::Limits,
+    used: Option<Receiver<Used>>,
 }
 
 impl Gateway {
@@ -72,11 +90,24 @@ impl Gateway {
         contract: Arc<Contract>,
         upstreams: &[Upstream],
     ) -> Result<Self, Error> {
-        let loaded = Loaded::new(contract, upstreams)?;
+        let ground = Ground::from(mesh);
+        let targets = upstreams.iter().map(|Upstream { prefix, dial }| {
+            let refuse = |why| Error::Upstream { name: dial.name.clone(), why };
+            Ok((prefix.clone(), Arc::new(Target::new(&ground, dial.clone()).map_err(refuse)?)))
+        });
+        let own = Own { contract, targets: targets.collect::<Result<_, Error>>()? };
+        let loader = Loader { ground, own, path: config.upstreams.clone() };
+        let mut files = Stamps::new();
+        let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
         let limits = accept::Limits::from(&mesh.config);
-        let edge = Arc::new(Edge::new(config, mesh.clone(), loaded));
-        Ok(Self { edge, listener, limits })
+        let (meter, used) = Meter::new(mesh.clock.clone());
+        let edge = Arc::new(Edge::new(config, mesh.clone(), loaded.clone(), meter));
+        if loader.path.is_some() {
+            let (stop, watched) = (mesh.stop.clone(), watch(loader, loaded, files));
+            mesh.tasks.spawn(async move { stop.run_until_cancelled(watched).await });
+        }
+        Ok(Self { edge, listener, limits, used: Some(used) })
     }
 
     /// Where the edge listens.
@@ -87,9 +118,14 @@ impl Gateway {
         self.listener.local_addr()
     }
 
+    /// What is counted for services that don't count themselves; nothing the second time. It ends when the edge has drained.
+    pub fn usage(&mut self) -> Option<Receiver<Used>> {
+        self.used.take()
+    }
+
     /// Serves until stopped, then lets the requests in flight end.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { edge, listener, limits } = self;
+        let Self { edge, listener, limits, used: _untaken } = self;
         tracing::info!(address = ?listener.local_addr().ok(), "edge serves");
         edge.drains_with(stop.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {

@@ -28,6 +28,15 @@ pub struct Route {
     pub binding: Binding,
 }
 
+impl Route {
+    /// The verb; `None` is every one.
+    #[must_use]
+    pub fn verb(&self) -> Option<Verb> {
+        let (verb, _) = self.label.split_once(' ')?;
+        verb.parse().ok().filter(|_| verb != "*")
+    }
+}
+
 /// A binding that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,11 +90,12 @@ impl Routes {
     /// Names the method, or both methods, that cannot be served.
     pub fn load(contract: &Contract) -> Result<Self, Error> {
         let mut routes = Self::default();
-        let Some(rule) = contract.pool.get_extension_by_name(HTTP_RULE) else { return Ok(routes) };
         let mut methods: Vec<_> = contract.methods().collect();
         methods.sort_by(|a, b| a.path.cmp(&b.path));
         for method in methods {
-            for rule in rules(method, &rule) {
+            // Each upstream has descriptors of its own.
+            let rule = method.descriptor.parent_pool().get_extension_by_name(HTTP_RULE);
+            for rule in rule.iter().flat_map(|rule| rules(method, rule)) {
                 routes.insert(method, &rule)?;
             }
         }

@@ -2,6 +2,8 @@
 
 pub mod policy;
 
+pub mod foreign;
+
 /// The FileDescriptorSet of every contract with its imports and comments, custom options kept.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tenon.binpb"));
 

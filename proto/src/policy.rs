@@ -39,6 +39,8 @@ pub struct Method {
     /// Request headers that the edge hands on, in lower case.
     pub headers: Vec<String>,
     pub effect: Effect,
+    /// Roles that grant the permission beside those that always do: what the owner of a foreign service says.
+    pub granted_to: Vec<String>,
 }
 
 impl Method {
@@ -50,7 +52,7 @@ impl Method {
 }
 
 /// Every method of a descriptor set, by gRPC path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Contract {
     pub pool: DescriptorPool,
     methods: HashMap<String, Arc<Method>>,
@@ -91,17 +93,47 @@ impl Contract {
     /// When it cannot be decoded, or a method does not say who may call it.
     pub fn load(descriptor_set: &[u8]) -> Result<Self, Error> {
         let pool = DescriptorPool::decode(descriptor_set).map_err(|why| Error::Descriptors(why.to_string()))?;
+        Self::of(pool, |_| true, None).map_err(Error::Undeclared)
+    }
+
+    /// The methods of some services; those that don't say who may call them have the default access, or are the error.
+    pub(crate) fn of(
+        pool: DescriptorPool,
+        taken: impl Fn(&str) -> bool,
+        default: Option<Access>,
+    ) -> Result<Self, Vec<String>> {
         let policy = pool.get_extension_by_name(POLICY);
         let (mut methods, mut undeclared) = (HashMap::new(), Vec::new());
-        for service in pool.services() {
+        for service in pool.services().filter(|service| taken(service.full_name())) {
             for descriptor in service.methods() {
-                match read(descriptor, policy.as_ref()) {
+                match read(descriptor, policy.as_ref(), default) {
                     Ok(method) => drop(methods.insert(method.path.clone(), Arc::new(method))),
                     Err(name) => undeclared.push(name),
                 }
             }
         }
-        if undeclared.is_empty() { Ok(Self { pool, methods }) } else { Err(Error::Undeclared(undeclared)) }
+        if undeclared.is_empty() { Ok(Self { pool, methods }) } else { Err(undeclared) }
+    }
+
+    /// The same contract with the methods of others, which keep the descriptors of their own pools.
+    #[must_use]
+    pub fn with<'c>(&self, others: impl IntoIterator<Item = &'c Self>) -> Self {
+        let mut all = self.clone();
+        all.methods.extend(others.into_iter().flat_map(|other| other.methods.clone()));
+        all
+    }
+
+    /// Lets roles have permissions: (role, permission or `prefix.*`).
+    pub(crate) fn grant(&mut self, grants: &[(String, String)]) {
+        for method in self.methods.values_mut() {
+            let Some(permission) = method.permission.clone() else { continue };
+            let covers = |granted: &str| match granted.strip_suffix('*') {
+                Some(prefix) => permission.starts_with(prefix),
+                None => permission == granted,
+            };
+            let roles = grants.iter().filter(|(_, granted)| covers(granted)).map(|(role, _)| role.clone());
+            Arc::make_mut(method).granted_to = roles.collect();
+        }
     }
 
     /// The method behind a gRPC path.
@@ -116,23 +148,27 @@ impl Contract {
     }
 }
 
-fn read(descriptor: MethodDescriptor, policy: Option<&ExtensionDescriptor>) -> Result<Method, String> {
+fn read(
+    descriptor: MethodDescriptor,
+    policy: Option<&ExtensionDescriptor>,
+    default: Option<Access>,
+) -> Result<Method, String> {
     let options = descriptor.options();
     let declared = policy.filter(|extension| options.has_extension(extension));
     let policy = declared.map(|extension| options.get_extension(extension).into_owned());
-    let Some(policy) = policy.as_ref().and_then(prost_reflect::Value::as_message) else {
-        return Err(descriptor.full_name().to_owned());
-    };
-    let number = |field: &str| policy.get_field_by_name(field).and_then(|v| v.as_enum_number()).unwrap_or_default();
-    let flag = |field: &str| policy.get_field_by_name(field).and_then(|v| v.as_bool()).unwrap_or_default();
-    let text = |field: &str| {
-        let value = policy.get_field_by_name(field)?;
+    let policy = policy.as_ref().and_then(prost_reflect::Value::as_message);
+    let field = |name: &str| policy.and_then(|policy| policy.get_field_by_name(name));
+    let number = |name: &str| field(name).and_then(|v| v.as_enum_number()).unwrap_or_default();
+    let flag = |name: &str| field(name).and_then(|v| v.as_bool()).unwrap_or_default();
+    let text = |name: &str| {
+        let value = field(name)?;
         value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    let access = Access::try_from(number("access")).unwrap_or_default();
-    if access == Access::Unspecified {
-        return Err(descriptor.full_name().to_owned());
-    }
+    let access = match (Access::try_from(number("access")).unwrap_or_default(), default) {
+        (Access::Unspecified, Some(default)) => default,
+        (Access::Unspecified, None) => return Err(descriptor.full_name().to_owned()),
+        (access, _) => access,
+    };
     let level = options.get_field_by_name("idempotency_level").and_then(|v| v.as_enum_number());
     let effect = match level {
         Some(1) => Effect::None,
@@ -146,11 +182,24 @@ fn read(descriptor: MethodDescriptor, policy: Option<&ExtensionDescriptor>) -> R
     };
     let (permission, feature, meter) = (text("permission"), text("feature"), text("meter"));
     let (step_up, allow_unpaid) = (flag("step_up"), flag("allow_unpaid"));
-    let headers = policy.get_field_by_name("headers");
+    let headers = field("headers");
     let headers = headers.iter().filter_map(|v| v.as_list()).flatten().filter_map(|v| v.as_str());
     let headers = headers.map(str::to_owned).collect();
     let path = format!("/{}/{}", descriptor.parent_service().full_name(), descriptor.name());
-    Ok(Method { path, descriptor, access, permission, step_up, feature, meter, rate, allow_unpaid, headers, effect })
+    Ok(Method {
+        path,
+        descriptor,
+        access,
+        permission,
+        step_up,
+        feature,
+        meter,
+        rate,
+        allow_unpaid,
+        headers,
+        effect,
+        granted_to: Vec::new(),
+    })
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod purges;
+mod quotas;
 mod readme;
 mod runs;
 mod serve;

@@ -83,7 +83,7 @@ pub(super) async fn unary(
         request::decoded(request::body(body, within, MAX_MESSAGE).await?, encoding)?
     };
     let frame = if json { codec.frame(&message)? } else { envelope(0, &message) };
-    let answer = target.call(path, out, frame, deadline, method.effect == Effect::None).await?;
+    let answer = target.call(path, out, frame, deadline, ask.may_repeat(headers)).await?;
     let data = if json { codec.json(&answer.message)? } else { answer.message };
     let mut response = Response::new(data);
     let to = response.headers_mut();

@@ -37,6 +37,7 @@ use crate::{
     routes::Route,
     transcode::Media,
     upstreams::{self, Loaded, Retry, Served, UpstreamBody},
+    usage::Usage,
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -69,6 +70,11 @@ pub(super) enum Answered {
 }
 
 impl Ask<'_> {
+    /// Whether the call may be sent again: it changes nothing more then, or the service knows it by its key.
+    pub(super) fn may_repeat(&self, headers: &HeaderMap) -> bool {
+        self.served.method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
     /// Whether messages come one after the other: from the client, from the service.
     pub(super) fn streams(&self) -> (bool, bool) {
         let descriptor = &self.served.method.descriptor;
@@ -87,6 +93,31 @@ impl Edge {
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let out = self.outgoing(ask, seen, headers, &admitted, deadline)?;
+        // The mesh's own services count in the transaction of the call.
+        let usage = if ask.served.target.dial.is_foreign { self.meter.open(&admitted.caller) } else { None };
+        let answered = self.answered(ask, seen, headers, (admitted, body, out), deadline).await?;
+        Ok(match answered {
+            Answered::Stream(response, mut relay) if !relay.is_over() => {
+                relay.usage = usage;
+                Answered::Stream(response, relay)
+            }
+            whole => {
+                // A repeated answer was counted when it was made.
+                let repeated = matches!(&whole, Answered::Whole(whole) if whole.headers().contains_key(REPLAYED));
+                usage.filter(|_| !repeated).into_iter().for_each(Usage::count);
+                whole
+            }
+        })
+    }
+
+    async fn answered(
+        &self,
+        ask: &Ask<'_>,
+        seen: &Seen,
+        headers: &HeaderMap,
+        (admitted, body, out): (Admitted, Incoming, HeaderMap),
+        deadline: Option<Instant>,
+    ) -> Result<Answered, Refusal> {
         let streams = ask.streams();
         match (ask.protocol, &ask.route) {
             (Protocol::Json, Some(route)) if streams == (false, false) => {
@@ -118,8 +149,8 @@ impl Edge {
         deadline: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         let frame = self.json_frame(route, seen, headers, body).await?;
-        let Served { target, path, method, .. } = ask.served;
-        let answer = target.call(path, out, frame, deadline, method.effect == Effect::None).await?;
+        let Served { target, path, .. } = ask.served;
+        let answer = target.call(path, out, frame, deadline, ask.may_repeat(headers)).await?;
         json_answer(ask, route, &answer)
     }
 
@@ -169,8 +200,7 @@ impl Edge {
             (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
         } else {
             let frames = self.collected(ask, seen, headers, body).await?;
-            let again = ask.served.method.effect == Effect::None;
-            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
+            let retry = if ask.may_repeat(headers) { Retry::Again(frames.clone()) } else { Retry::Never };
             (Body::new(Full::new(frames)), retry)
         };
         let Served { target, path, .. } = ask.served;
@@ -274,11 +304,14 @@ impl Edge {
     fn identity(&self, ask: &Ask<'_>, headers: &HeaderMap, admitted: &Admitted, out: &mut HeaderMap) {
         let Admitted { caller, host, .. } = admitted;
         let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
+        let dial = &ask.served.target.dial;
         match (ask.served.method.access, &caller.principal) {
-            (Access::Operator, _) => metadata::copy(&[OPERATOR_KEY], headers, out),
+            // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
+            (Access::Public, _) if dial.is_foreign => {}
+            (Access::Operator, _) if !dial.is_foreign => metadata::copy(&[OPERATOR_KEY], headers, out),
             (Access::Tenant, Principal::User { .. }) => metadata::copy(&[header::AUTHORIZATION], headers, out),
             _ => {
-                let token = self.mesh.key.mint(PART, &ask.served.target.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }

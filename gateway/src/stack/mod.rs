@@ -73,8 +73,10 @@ use self::{
 use crate::{
     config::Config,
     errors::Refusal,
+    openapi::{self, Page},
     routes::Found,
-    upstreams::{self, Loaded},
+    upstreams::{self, Loaded, Place, Room},
+    usage::Meter,
 };
 pub(crate) use frames::split;
 pub(crate) use metadata::outward;
@@ -104,9 +106,11 @@ pub(crate) struct Edge {
     config: Config,
     mesh: Mesh,
     /// Replaced as a whole when the upstreams are read anew.
-    loaded: ArcSwap<Loaded>,
+    loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
+    room: Room,
+    meter: Meter,
     slots: Slots,
     draining: OnceLock<CancellationToken>,
 }
@@ -119,10 +123,10 @@ enum Step<'l> {
 }
 
 impl Edge {
-    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Loaded) -> Self {
+    pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        let (loaded, slots, draining) = (ArcSwap::from_pointee(loaded), Slots::default(), OnceLock::new());
-        Self { config, mesh, loaded, guard, cors, slots, draining }
+        let (room, slots, draining) = (Room::new(config.edge_max_requests), Slots::default(), OnceLock::new());
+        Self { config, mesh, loaded, guard, cors, room, meter, slots, draining }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -146,10 +150,14 @@ impl Edge {
         headers.remove(TENANT_ID);
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
-        let answer = match self.find(&loaded, &mut seen, &headers, parts.version) {
+        let place = self.room.enter();
+        let found = self.find(&loaded, &mut seen, &headers, parts.version);
+        let answer = match found {
+            _ if place.is_none() => Err(upstreams::overloaded().into()),
             Ok(Step::Answer(response)) => Ok(Answered::Whole(response)),
             Ok(Step::Own(path)) => self.own(&loaded, path, &seen, &mut draws, &headers, body).await,
             Ok(Step::Call(ask)) => {
+                seen.pool = Some(ask.served.method.descriptor.parent_pool().clone());
                 let span = seen.span(&headers);
                 self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
             }
@@ -158,12 +166,12 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
-        self.answer(answer, &loaded, seen, &draws, &headers)
+        self.answer((answer, place), &loaded, seen, &draws, &headers)
     }
 
     fn answer(
         &self,
-        answer: Result<Answered, Refusal>,
+        (answer, place): (Result<Answered, Refusal>, Option<Place>),
         loaded: &Loaded,
         mut seen: Seen,
         draws: &Draws,
@@ -177,7 +185,7 @@ impl Edge {
                 if relay.is_over() {
                     seen.ended(None);
                 }
-                relay.seen = Some(seen);
+                (relay.seen, relay.place) = (Some(seen), place);
                 response.map(|()| Either::Right(relay.into_body()))
             }
             whole => {
@@ -190,7 +198,7 @@ impl Edge {
                     Err(refusal) => {
                         let told = refusal.told();
                         seen.ended(Some(&told));
-                        seen.protocol.refuse(&told, &loaded.contract.pool)
+                        seen.protocol.refuse(&told, seen.pool.as_ref().unwrap_or(&loaded.contract.pool))
                     }
                 };
                 draws.write(response.headers_mut());
@@ -248,11 +256,19 @@ impl Edge {
                 seen.label = Some(served.label.clone());
                 Ok(Step::Call(Ask { loaded, protocol, served, route: None }))
             }
-            (_, None, Some(_)) => Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto")),
+            (_, None, Some(_)) => {
+                Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto"))
+            }
             (_, None, None) => {
                 Err(Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", "no method of this name is served here"))
             }
         }
+    }
+
+    /// A page of the edge's own; a route of the same path goes first.
+    fn page(&self, loaded: &Loaded, seen: &Seen) -> Option<Page> {
+        let document = || loaded.document().clone();
+        openapi::find_page(&seen.verb, seen.uri.path(), document).filter(|_| self.config.edge_docs)
     }
 
     /// Finds what HTTP/JSON asks for.
@@ -285,6 +301,7 @@ impl Edge {
                 let allow = HeaderValue::from_static("POST");
                 Err(refusal.http(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, allow))
             }
+            Found::Nothing if let Some(page) = self.page(loaded, seen) => Ok(Step::Answer(page.answer(headers))),
             Found::Nothing => Err(Refusal::new(Code::NotFound, "ROUTE_NOT_FOUND", "nothing is served on this path")),
         }
     }
@@ -312,6 +329,7 @@ impl Edge {
     ) -> Result<Answered, Refusal> {
         let asked = request::timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
+        let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
         let by = seen.started() + asked.map_or(most, |asked| asked.min(most));
         if ask.streams() != (false, false) {
             // A stream lives as long as its client wants; who it is must be known in time all the same.
@@ -423,7 +441,8 @@ impl Edge {
         let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         let csp =
             HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
-        to.insert(header::CONTENT_SECURITY_POLICY, csp);
+        // The reference page has one of its own; a service's is never passed on.
+        to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
         if self.config.public_https {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }

@@ -50,7 +50,7 @@ pub(super) async fn call(
     } else {
         ServerReflectionServer::new(Mirror(loaded.clone())).call(request).await
     };
-    response.map(UpstreamBody::new)
+    response.map(UpstreamBody::own)
 }
 
 /// Whether the edge takes calls.

@@ -22,7 +22,8 @@ use crate::{
     errors::{Refusal, status_of},
     routes::Route,
     transcode::Codec,
-    upstreams::{Loaded, UpstreamBody, expired, remap},
+    upstreams::{Loaded, Place, UpstreamBody, expired, remap},
+    usage::Usage,
 };
 
 /// An error that ends a body where no other end is possible.
@@ -77,6 +78,10 @@ pub(super) struct Relay {
     pub(super) loaded: Arc<Loaded>,
     /// Counted until the stream ends.
     pub(super) slot: Option<Slot>,
+    /// Of the requests that the edge serves at one time.
+    pub(super) place: Option<Place>,
+    /// Counted if the stream ends well.
+    pub(super) usage: Option<Usage>,
     /// The request that it answers: logged when the stream has ended, also by the client's going away.
     pub(super) seen: Option<Seen>,
     pub(super) frames: Frames,
@@ -95,7 +100,7 @@ enum Event {
 impl Relay {
     pub(super) fn new(loaded: Arc<Loaded>, shape: Shape, line: Arc<Line>, deadline: Option<Instant>) -> Self {
         Self {
-            body: UpstreamBody::new(Body::empty()),
+            body: UpstreamBody::own(Body::empty()),
             shape,
             line,
             deadline,
@@ -103,6 +108,8 @@ impl Relay {
             beat: None,
             loaded,
             slot: None,
+            place: None,
+            usage: None,
             seen: None,
             frames: Frames::default(),
             out: VecDeque::new(),
@@ -301,9 +308,14 @@ impl Relay {
     pub(super) fn end(&mut self, outcome: Result<HeaderMap, Refusal>) {
         self.ended = true;
         let loaded = self.loaded.clone();
-        let pool = &loaded.contract.pool;
+        let own = self.seen.as_ref().and_then(|seen| seen.pool.clone());
+        let pool = own.as_ref().unwrap_or(&loaded.contract.pool);
+        let usage = self.usage.take();
         let (trailers, told) = match outcome {
-            Ok(trailers) => (trailers, None),
+            Ok(trailers) => {
+                usage.into_iter().for_each(Usage::count);
+                (trailers, None)
+            }
             Err(refusal) => (HeaderMap::new(), Some(refusal.told())),
         };
         if let Some(seen) = &mut self.seen {
@@ -337,7 +349,7 @@ impl Relay {
                 }
             }
         }
-        self.slot = None;
+        (self.slot, self.place) = (None, None);
     }
 
     fn error(&self, form: Form, status: &serde_json::Value) -> Bytes {

@@ -1,37 +1,58 @@
 //! Calls to the services behind: a stream of gRPC frames each way, and the unary call that stands on it.
 
 use std::{
-    error::Error as StdError,
+    io,
+    net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
-use tenon_chassis::{Fault, client};
-use tokio::time::{Instant, timeout_at};
-use tonic::{Code, Status, body::Body, transport::Channel};
-use tower::{Service, ServiceExt};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prost::Message;
+use rand::Rng;
+use tenon_chassis::Fault;
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status, body::Body};
 
-use super::Upstream;
+use super::{
+    Ground,
+    balance::Balance,
+    budget::Budget,
+    connect::Outgoing,
+    dial::Dial,
+    replica::{Flight, Replica},
+    room::{Place, Room},
+};
 use crate::{
     errors::{Refusal, status_of},
     stack,
 };
 
 /// Bytes of one response message at most, as everywhere in the mesh.
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+pub(super) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Compressed flag and length in front of a gRPC message.
 const PREFIX: usize = 5;
+/// The wait before the first repetition, on average; each next one is twice as long.
+const BACKOFF: Duration = Duration::from_millis(20);
+/// A timeout is laid to a replica only when it had this long to answer.
+const FAIR_WAIT: Duration = Duration::from_secs(1);
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("tenon-edge/", env!("CARGO_PKG_VERSION")));
+/// gRPC retry design (A6): how often the call was sent before, and when the service wants it again.
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// A connection to one upstream.
+/// One upstream, ready to be called.
 pub(crate) struct Target {
-    /// The `aud` of tokens that are minted for it.
-    pub(crate) audience: String,
-    channel: Channel,
+    pub(crate) dial: Dial,
+    balance: Arc<Balance>,
+    budget: Budget,
+    room: Room,
 }
 
 /// The answer to a unary call that succeeded.
@@ -56,6 +77,8 @@ pub(crate) enum Failed {
     Unreachable,
     /// The deadline passed.
     Expired,
+    /// As many calls are in flight as the upstream may have.
+    Overloaded,
     /// The answer is none of gRPC's.
     Refused(Status),
 }
@@ -69,17 +92,27 @@ impl From<Failed> for Refusal {
                     .into()
             }
             Failed::Expired => expired().into(),
+            Failed::Overloaded => overloaded().into(),
             Failed::Refused(status) => status.into(),
         }
     }
 }
 
-/// The response body of a call: gRPC frames as they come, trailers at the end.
-pub(crate) struct UpstreamBody(Body);
+/// The response body of a call: gRPC frames as they come, trailers at the end. The call is in flight until it is dropped.
+pub(crate) struct UpstreamBody {
+    body: Source,
+    _flight: Option<(Flight, Place)>,
+}
+
+enum Source {
+    Upstream(Incoming),
+    /// A service of the edge itself.
+    Own(Body),
+}
 
 impl UpstreamBody {
-    pub(crate) fn new(body: Body) -> Self {
-        Self(body)
+    pub(crate) fn own(body: Body) -> Self {
+        Self { body: Source::Own(body), _flight: None }
     }
 }
 
@@ -88,22 +121,62 @@ impl http_body::Body for UpstreamBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.0).poll_frame(context)
+        match &mut self.body {
+            Source::Upstream(body) => Pin::new(body).poll_frame(context).map_err(|error| {
+                let status = Status::from_error(Box::new(error));
+                // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
+                if status.code() == Code::Unknown { lost() } else { status }
+            }),
+            Source::Own(body) => Pin::new(body).poll_frame(context),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        match &self.body {
+            Source::Upstream(body) => body.is_end_stream(),
+            Source::Own(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        match &self.body {
+            Source::Upstream(body) => body.size_hint(),
+            Source::Own(body) => body.size_hint(),
+        }
     }
 }
 
+/// A call on its way: what is sent, and where it has been.
+struct Try {
+    headers: HeaderMap,
+    body: Payload,
+    may_repeat: bool,
+    tried: Vec<SocketAddr>,
+}
+
+enum Payload {
+    Whole(Bytes),
+    /// `None` once it is sent.
+    Stream(Option<Body>),
+}
+
+/// Why one try brought no response.
+enum Missed {
+    /// The service has not seen the call.
+    Unsent,
+    /// It may have seen it.
+    Lost,
+    /// It said that it cannot serve just now; the response is passed on when there is no other try.
+    Unavailable(Box<Response<Incoming>>, Flight),
+    Expired,
+}
+
 impl Target {
-    pub(crate) fn new(upstream: &Upstream) -> Result<Self, tonic::transport::Error> {
-        let channel = client::channel(&upstream.url)?;
-        Ok(Self { audience: upstream.audience.clone(), channel })
+    pub(crate) fn new(ground: &Ground, dial: Dial) -> Result<Self, String> {
+        let balance = Balance::new(ground, &dial)?;
+        let budget = Budget::new(dial.retries);
+        let room = Room::new(dial.max_requests);
+        Ok(Self { dial, balance, budget, room })
     }
 
     /// Opens a call of any kind: `body` goes out as it is made, the response comes back once its headers are there. What
@@ -118,11 +191,11 @@ impl Target {
         deadline: Instant,
         retry: Retry,
     ) -> Result<Response<UpstreamBody>, Failed> {
-        let Retry::Again(whole) = retry else { return self.send(path, headers, body, deadline).await };
-        match self.send(path, headers.clone(), body, deadline).await {
-            Err(Failed::Unreachable) => self.send(path, headers, Body::new(Full::new(whole)), deadline).await,
-            result => result,
-        }
+        let (body, may_repeat) = match retry {
+            Retry::Never => (Payload::Stream(Some(body)), false),
+            Retry::Again(whole) => (Payload::Whole(whole), true),
+        };
+        self.run(path, Try { headers, body, may_repeat, tried: Vec::new() }, deadline).await
     }
 
     /// Sends one message and waits for one.
@@ -132,50 +205,173 @@ impl Target {
         headers: HeaderMap,
         frame: Bytes,
         deadline: Instant,
-        retry: bool,
+        may_repeat: bool,
     ) -> Result<Answer, Refusal> {
-        let retry = if retry { Retry::Again(frame.clone()) } else { Retry::Never };
-        let response = self.open(path, headers, Body::new(Full::new(frame)), deadline, retry).await?;
+        let call = Try { headers, body: Payload::Whole(frame), may_repeat, tried: Vec::new() };
+        let response = self.run(path, call, deadline).await?;
         one(response, deadline).await
     }
 
+    async fn run(&self, path: &Uri, mut call: Try, deadline: Instant) -> Result<Response<UpstreamBody>, Failed> {
+        let place = self.room.enter().ok_or(Failed::Overloaded)?;
+        self.budget.deposit();
+        call.headers.insert(header::USER_AGENT, USER_AGENT);
+        call.headers.extend(self.dial.headers.iter().cloned());
+        for attempt in 0..=self.dial.retries.max {
+            let Some(replica) = self.balance.pick(&call.tried).await else { break };
+            call.tried.push(replica.address);
+            let missed = match self.send(path, &mut call, replica, deadline).await {
+                Ok((response, flight)) => return accept(response, flight, place),
+                Err(Missed::Expired) => return Err(Failed::Expired),
+                Err(missed) => missed,
+            };
+            let is_last = attempt == self.dial.retries.max;
+            match (self.again(&missed, &call, attempt, deadline), missed) {
+                (Some(wait), _) if !is_last => {
+                    call.headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempt + 1));
+                    sleep(wait).await;
+                }
+                (_, Missed::Unavailable(response, flight)) => return accept(*response, flight, place),
+                _ => break,
+            }
+        }
+        Err(Failed::Unreachable)
+    }
+
+    /// How long to wait before the next try, if there may be one.
+    fn again(&self, missed: &Missed, call: &Try, attempt: u32, deadline: Instant) -> Option<Duration> {
+        if matches!(missed, Missed::Unsent) {
+            // Nobody has seen it: whatever the method is, and outside of the budget.
+            return call.body.is_whole().then_some(Duration::ZERO);
+        }
+        let wanted = match missed {
+            Missed::Unavailable(response, _) => response.headers().get(PUSHBACK),
+            _ => None,
+        };
+        let wait = match wanted {
+            // Negative or no number: not again.
+            Some(wanted) => Duration::from_millis(wanted.to_str().ok()?.parse().ok()?),
+            None => BACKOFF.mul_f64(2_f64.powi(attempt.cast_signed()) * rand::rng().random_range(0.5..1.5)),
+        };
+        if !call.may_repeat || Instant::now() + wait >= deadline {
+            return None;
+        }
+        let granted = self.budget.withdraw();
+        let result = if granted { "sent" } else { "over_budget" };
+        let upstream = self.dial.name.clone();
+        metrics::counter!("tenon_edge_upstream_retries_total", "upstream" => upstream, "result" => result).increment(1);
+        granted.then_some(wait)
+    }
+
+    /// One try at one replica, with what it tells of the replica.
     async fn send(
         &self,
         path: &Uri,
-        headers: HeaderMap,
-        body: Body,
+        call: &mut Try,
+        replica: Arc<Replica>,
         deadline: Instant,
-    ) -> Result<Response<UpstreamBody>, Failed> {
-        let mut request = Request::new(body);
-        *request.method_mut() = http::Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        request.uri_mut().clone_from(path);
-        *request.headers_mut() = headers;
-        let mut channel = self.channel.clone();
-        let answer = async { channel.ready().await?.call(request).await };
-        let response = timeout_at(deadline, answer).await.map_err(|_| Failed::Expired)?;
-        let response = response.map_err(|error| self.unreachable(&error))?;
-        if response.status() != StatusCode::OK {
-            let status = format!("the service answered with HTTP {}", response.status().as_u16());
-            return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
+    ) -> Result<(Response<Incoming>, Flight), Missed> {
+        let mut flight = replica.enter();
+        let Ok(exchanged) = timeout_at(deadline, exchange(path, call, &replica)).await else {
+            if flight.elapsed() >= FAIR_WAIT {
+                self.balance.failed(&replica);
+            }
+            return Err(Missed::Expired);
+        };
+        match exchanged {
+            Ok(response) => {
+                let code = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
+                if code == Some(b"14") {
+                    flight.failed();
+                    self.balance.failed(&replica);
+                    return Err(Missed::Unavailable(Box::new(response), flight));
+                }
+                if response.status().is_server_error() {
+                    flight.failed();
+                    self.balance.failed(&replica);
+                } else {
+                    flight.answered();
+                    replica.succeeded();
+                }
+                Ok((response, flight))
+            }
+            Err(Gone { is_unsent, why, is_connect }) => {
+                flight.failed();
+                let (upstream, address) = (&self.dial.name, replica.address);
+                tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
+                // A server that leaves politely has not failed.
+                if is_connect || !is_unsent {
+                    self.balance.failed(&replica);
+                    self.balance.suspect();
+                }
+                Err(if is_unsent { Missed::Unsent } else { Missed::Lost })
+            }
         }
-        Ok(response.map(UpstreamBody))
+    }
+}
+
+impl Payload {
+    fn is_whole(&self) -> bool {
+        !matches!(self, Self::Stream(None))
     }
 
-    fn unreachable(&self, error: &tonic::transport::Error) -> Failed {
-        let mut text = error.to_string();
-        let mut source = StdError::source(error);
-        while let Some(cause) = source {
-            // The channel reads the deadline that goes out with the call, and may be first to see it pass.
-            if cause.is::<tonic::TimeoutExpired>() {
-                return Failed::Expired;
-            }
-            text = format!("{text}: {cause}");
-            source = cause.source();
+    fn take(&mut self) -> Outgoing {
+        match self {
+            Self::Whole(bytes) => Outgoing::Whole(Some(bytes.clone())),
+            Self::Stream(body) => body.take().map_or(Outgoing::Whole(None), Outgoing::Stream),
         }
-        tracing::warn!(upstream.name = self.audience, error = text, "upstream cannot be reached");
-        Failed::Unreachable
     }
+}
+
+/// No response, and how far the call got.
+struct Gone {
+    is_unsent: bool,
+    is_connect: bool,
+    why: String,
+}
+
+async fn exchange(path: &Uri, call: &mut Try, replica: &Replica) -> Result<Response<Incoming>, Gone> {
+    let refused = |error: io::Error| Gone { is_unsent: true, is_connect: true, why: error.to_string() };
+    let mut sender = replica.sender().await.map_err(refused)?;
+    let mut request = Request::new(call.body.take());
+    *request.method_mut() = http::Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = call.headers.clone();
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(replica.connector.scheme.clone());
+    parts.authority = Some(replica.connector.authority().clone());
+    parts.path_and_query = path.path_and_query().cloned();
+    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are each well-formed");
+    let mut failed = match sender.try_send_request(request).await {
+        Ok(response) => return Ok(response),
+        Err(failed) => failed,
+    };
+    let mut is_unsent = is_unseen(failed.error());
+    if let Some(request) = failed.take_message() {
+        is_unsent = true;
+        if let (Outgoing::Stream(body), Payload::Stream(place)) = (request.into_body(), &mut call.body) {
+            *place = Some(body);
+        }
+    }
+    let error = failed.into_error();
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Err(Gone { is_unsent, is_connect: false, why: format!("{error}{cause}") })
+}
+
+/// Whether the peer has said that it did not look at the call (RFC 9113 section 8.7).
+fn is_unseen(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<Response<UpstreamBody>, Failed> {
+    if response.status() != StatusCode::OK {
+        let status = format!("the service answered with HTTP {}", response.status().as_u16());
+        return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
+    }
+    Ok(response.map(|body| UpstreamBody { body: Source::Upstream(body), _flight: Some((flight, place)) }))
 }
 
 /// The answer to a call that has one message.
@@ -247,6 +443,32 @@ pub(crate) fn remap(status: Status, deadline: Instant) -> Status {
 /// What a call gets that was not answered in time.
 pub(crate) fn expired() -> Fault {
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the answer came")
+}
+
+/// What a call gets that there is no room for.
+pub(crate) fn overloaded() -> Fault {
+    let why = "too many calls are being served just now; try again after the time in Retry-After";
+    Fault::new(Code::Unavailable, "OVERLOADED", why).retry_after(Duration::from_secs(1))
+}
+
+fn lost() -> Status {
+    Fault::new(Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the connection to the service ended under the answer").into()
+}
+
+/// The first message of a body that may not be complete yet.
+pub(super) fn unframe_first(read: &[u8]) -> Option<Bytes> {
+    let (prefix, rest) = read.split_first_chunk::<PREFIX>()?;
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    rest.get(..usize::try_from(length).ok()?).map(Bytes::copy_from_slice)
+}
+
+pub(super) fn frame_of(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).expect("a request that was read under 4 MiB does not grow to 4 GiB"));
+    message.encode_raw(&mut frame);
+    frame.freeze()
 }
 
 #[cfg(test)]

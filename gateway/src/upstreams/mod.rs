@@ -1,19 +1,75 @@
-//! The services behind the edge: which they are and what they serve (`loaded`), and how they are called (`call`).
+//! The services behind the edge.
+//!
+//! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
+//! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`) with
+//! the address that it goes to (`balance`, `replica`), its connection (`connect`) and how often it may be sent again
+//! (`budget`), and how many there may be (`room`); what is served
+//! (`inspect`) and what would change (`compare`).
 
-mod call;
+mod dial;
+
+mod file;
+
+mod reflect;
 
 mod loaded;
 
-pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, one, remap};
-pub(crate) use loaded::{Loaded, Served};
+mod load;
+
+mod call;
+
+mod balance;
+
+mod replica;
+
+mod connect;
+
+mod budget;
+
+mod room;
+
+pub(crate) mod compare;
+
+pub(crate) mod inspect;
+
+use tenon_chassis::Mesh;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use dial::Dial;
+
+pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, one, overloaded, remap};
+pub(crate) use file::Stamps;
+pub(crate) use load::{Loader, watch};
+pub(crate) use loaded::{Loaded, Own, Served};
+pub(crate) use room::{Place, Room};
+
+/// What background work of an upstream stands on.
+#[derive(Clone, Default)]
+pub(crate) struct Ground {
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl From<&Mesh> for Ground {
+    fn from(mesh: &Mesh) -> Self {
+        Self { tasks: mesh.tasks.clone(), stop: mesh.stop.clone() }
+    }
+}
 
 /// Where the methods of a proto package are served.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// What the full name of a method starts with: `shop.orders.`; the longest that fits is taken.
     pub prefix: String,
-    /// The `aud` of tokens that are minted for it.
-    pub audience: String,
-    /// `http://host:port`
-    pub url: String,
+    pub dial: Dial,
+}
+
+impl Upstream {
+    /// One endpoint for a package.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn new(prefix: impl Into<String>, name: &str, url: &str) -> Result<Self, String> {
+        Ok(Self { prefix: prefix.into(), dial: Dial::to(name, url)? })
+    }
 }

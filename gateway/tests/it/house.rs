@@ -93,6 +93,15 @@ pub(crate) fn contract() -> Arc<Contract> {
 
 impl House {
     pub(crate) async fn open(flags: &[&str]) -> Self {
+        Self::try_open(flags).await.unwrap()
+    }
+
+    /// Why an edge does not start.
+    pub(crate) async fn refused(flags: &[&str]) -> String {
+        Self::try_open(flags).await.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    async fn try_open(flags: &[&str]) -> Result<Self, tenon_gateway::Error> {
         let contract = contract();
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -116,16 +125,12 @@ impl House {
         tokio::spawn(accept::serve(listener, service, limits, CancellationToken::new()));
         let clock = Clock::default();
         let mesh = Mesh::join(settings.mesh, clock.clone()).await.unwrap();
-        let upstream = |prefix: &str, url: &str| Upstream {
-            prefix: prefix.to_owned(),
-            audience: "everything".to_owned(),
-            url: url.to_owned(),
-        };
+        let upstream = |prefix: &str, url: &str| Upstream::new(prefix, "everything", url).unwrap();
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
-        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await.unwrap();
+        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
         let address = gateway.address().unwrap();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Self { address, clock, stop, edge, cut }
+        Ok(Self { address, clock, stop, edge, cut })
     }
 
     pub(crate) async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
@@ -284,7 +289,7 @@ fn lookup(message: Bytes) -> Result<DirectoryEntry, Status> {
     Ok(entry)
 }
 
-fn reply(message: &[u8]) -> Response<Body> {
+pub(crate) fn reply(message: &[u8]) -> Response<Body> {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(u32::try_from(message.len()).unwrap());

@@ -128,12 +128,7 @@ impl Writer {
     }
 
     /// One transaction; answers with what it left out.
-    async fn committed(
-        &self,
-        advanced: &[Advanced],
-        tx: Option<SystemTx>,
-        owned: &Epochs,
-    ) -> Result<Unwritten, Error> {
+    async fn committed(&self, advanced: &[Advanced], tx: Option<SystemTx>, owned: &Epochs) -> Result<Unwritten, Error> {
         let mut partitions: Vec<i16> = advanced.iter().map(|step| step.about.partition).collect();
         partitions.sort_unstable();
         partitions.dedup();

@@ -268,11 +268,7 @@ impl Hooks {
 /// What a delivery leads to.
 enum Planned {
     Start(Box<NewRun>),
-    Signal {
-        run: String,
-        signal: String,
-        payload: Value,
-    },
+    Signal { run: String, signal: String, payload: Value },
 }
 
 /// What the hook's targets, and the triggers of workflows that name it, make of a delivery.

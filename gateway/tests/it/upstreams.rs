@@ -1,0 +1,159 @@
+//! Services of others behind the edge: how they join, how they change, what they get to see.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    house::{ACME, House, OPERATOR},
+    shop::{Folder, Reflection, Shop, crowd, entry, set, with_route},
+};
+
+async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "not in time: {what}");
+}
+
+#[tokio::test]
+async fn a_service_joins_by_its_descriptors_and_sees_who_calls() {
+    let shop = Shop::open("one");
+    let folder =
+        Folder::of(&[shop.url()], "headers = { x-shop = \"ours\" }\ngrants = { member = [\"shop.orders.*\"] }");
+    let house = House::open(&["--upstreams", &folder.upstreams()]).await;
+    let answer = house.get("/v1/orders/1").await;
+    assert_eq!((answer.status, &answer.json["server"]), (200, &json!("one")), "{}", answer.json);
+    // The mesh's own is served as before.
+    assert_eq!(house.get("/v1/things/a").await.status, 200);
+
+    // PUBLIC: nobody's token goes on. TENANT: the user's own, and the tenant.
+    let member = house.token(ACME, &["member"]);
+    let seen = |answer: &crate::house::Answer, name: &str| {
+        let lines = answer.json["seen"].as_array().cloned().unwrap_or_default();
+        let lines: Vec<_> = lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect();
+        lines.iter().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+    };
+    let headers = [("authorization", member.as_str()), ("x-shop", "theirs"), ("host", "acme.localhost")];
+    let public = house.post("/v1/orders", &headers, &json!({})).await;
+    assert_eq!((seen(&public, "authorization"), seen(&public, "x-shop").as_deref()), (None, Some("ours")));
+    assert_eq!(seen(&public, "x-tenant-id").as_deref(), Some(ACME));
+    let placed = house.post("/v1/orders:place", &headers, &json!({})).await;
+    assert_eq!(placed.status, 200, "{}", placed.json);
+    assert_eq!(seen(&placed, "authorization").as_deref(), Some(member.as_str()));
+    assert_eq!(seen(&placed, "x-tenant-id").as_deref(), Some(ACME));
+    let viewer = house.token(ACME, &["viewer"]);
+    let refused = house.post("/v1/orders:place", &[("authorization", &viewer)], &json!({})).await;
+    assert_eq!((refused.status, refused.reason()), (403, "PERMISSION_DENIED"));
+    // The operator's credential stays with the mesh.
+    let audited = house.post("/v1/orders:audit", &[("x-operator-key", OPERATOR)], &json!({})).await;
+    assert_eq!((audited.status, seen(&audited, "x-operator-key")), (200, None));
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_refuses_with_what_to_write() {
+    let folder = Folder::of(&["http://127.0.0.1:1".to_owned()], "");
+    folder.write("bare.binpb", set(&["bare.proto"], true));
+    folder.write("thin.binpb", set(&["shop.proto"], false));
+    folder.write("own.binpb", set(&["everything.proto"], true));
+    folder.write("junk.binpb", "not a set");
+    let endpoint = ["http://127.0.0.1:1".to_owned()];
+    for (more, expected) in [
+        ("descriptors = \"bare.binpb\"", "bare.v1.BareService.Ping. Write in the proto"),
+        (
+            "descriptors = \"own.binpb\"",
+            "everything.v1.EverythingService is claimed by upstream shop and by the mesh itself",
+        ),
+        ("descriptors = \"junk.binpb\"", "no FileDescriptorSet"),
+        ("descriptors = \"none.binpb\"", "none.binpb cannot be read: No such file"),
+        ("descriptors = \"shop.binpb\"\nreflection = true", "not both"),
+        ("", "give descriptors = \"file.binpb\" or reflection = true"),
+        ("descriptors = \"shop.binpb\"\ncolour = 1", "unknown field `colour`"),
+        ("descriptors = \"shop.binpb\"\ntls = { cart = \"x\" }", "unknown field `cart`"),
+        ("descriptors = \"shop.binpb\"\ndefault_access = \"ANYONE\"", "default_access is \"TENANT\" or \"PUBLIC\""),
+        ("descriptors = \"shop.binpb\"\naudience = \"billing\"", "is a part of the mesh itself"),
+        ("descriptors = \"shop.binpb\"\nservices = [\"shop.v1.Nope\"]", "they have: shop.v1.OrderService"),
+        ("descriptors = \"shop.binpb\"\nheaders = { authorization = \"x\" }", "set by the edge alone"),
+        ("descriptors = \"shop.binpb\"\ntimeout_s = 0", "timeout_s"),
+        ("descriptors = \"shop.binpb\"\ngrants = { owner = [\"*\"] }", "roles are admin, member, viewer"),
+    ] {
+        folder.write("upstreams.toml", entry(&endpoint, more));
+        let why = House::refused(&["--upstreams", &folder.upstreams()]).await;
+        assert!(why.contains(expected), "{more}\n{why}");
+    }
+    let twice = entry(&endpoint, "descriptors = \"shop.binpb\"");
+    folder.write("upstreams.toml", format!("{twice}{}", twice.replace("\"shop\"", "\"other\"")));
+    let why = House::refused(&["--upstreams", &folder.upstreams()]).await;
+    assert!(why.contains("claimed by upstream other and by shop"), "{why}");
+    // A set without imports that we know is completed; a default opens what says nothing.
+    folder.write("upstreams.toml", entry(&endpoint, "descriptors = \"thin.binpb\""));
+    assert_eq!(House::open(&["--upstreams", &folder.upstreams()]).await.get("/v1/orders/1").await.status, 503);
+    folder.write("upstreams.toml", entry(&endpoint, "descriptors = \"bare.binpb\"\ndefault_access = \"PUBLIC\""));
+    House::open(&["--upstreams", &folder.upstreams()]).await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_down_is_503_and_back_when_it_is_up() {
+    let folder = Folder::of(&["http://127.0.0.1:1".to_owned()], "");
+    let house = House::open(&["--upstreams", &folder.upstreams()]).await;
+    let down = house.get("/v1/orders/1").await;
+    assert_eq!((down.status, down.reason()), (503, "UPSTREAM_UNAVAILABLE"));
+    assert_eq!(down.headers["retry-after"], "1");
+    let shop = Shop::open("up");
+    folder.write("upstreams.toml", entry(&[shop.url()], "descriptors = \"shop.binpb\""));
+    until("the new endpoint is used", async || house.get("/v1/orders/1").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_service_tells_its_methods_by_reflection_when_it_is_there() {
+    for version in [Reflection::V1, Reflection::V1Alpha] {
+        let shop = Shop::with("told", 0, version, |_, _| Ok(Duration::ZERO));
+        let folder = Folder::of(&[], "");
+        folder.write("upstreams.toml", entry(&[shop.url()], "reflection = true"));
+        let house = House::open(&["--upstreams", &folder.upstreams()]).await;
+        let answer = house.get("/v1/orders/1").await;
+        assert_eq!(answer.status, 200, "{}", answer.json);
+    }
+    // The edge starts without it, and asks until it answers.
+    let port = Shop::open("probe").address.port();
+    let folder = Folder::of(&[], "");
+    folder.write("upstreams.toml", entry(&[format!("http://localhost:{port}")], "reflection = true"));
+    let house = House::open(&["--upstreams", &folder.upstreams()]).await;
+    assert_eq!(house.get("/v1/orders/1").await.reason(), "ROUTE_NOT_FOUND");
+    let _late = Shop::with("late", port, Reflection::V1, |_, _| Ok(Duration::ZERO));
+    until("the late service is served", async || house.get("/v1/orders/1").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn descriptors_are_swapped_under_load_and_errors_change_nothing() {
+    let (shop, other) = (Shop::open("one"), Shop::open("two"));
+    let folder = Folder::of(&[shop.url()], "");
+    let house = House::open(&["--upstreams", &folder.upstreams(), "--rate-ip-read", "100000000"]).await;
+    let stop = CancellationToken::new();
+    let request = || Request::get("http://localhost/v1/orders/1").body(Full::<Bytes>::default()).unwrap();
+    let load = tokio::spawn(crowd(house.address, 8, request, stop.clone()));
+
+    // A new route with a new set.
+    let more = with_route("/v1/{name=purchases/*}");
+    folder.write("shop.binpb", more);
+    until("the new route is served", async || house.get("/v1/purchases/1").await.status == 200).await;
+    // A broken file changes nothing.
+    folder.write("upstreams.toml", "[[upstream]]\nname = 1\n");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(house.get("/v1/purchases/1").await.status, 200);
+    // Another endpoint.
+    folder.write("upstreams.toml", entry(&[other.url()], "descriptors = \"shop.binpb\""));
+    until("the other endpoint is used", async || house.get("/v1/orders/1").await.json["server"] == "two").await;
+    // And away.
+    stop.cancel();
+    let seen = load.await.unwrap();
+    assert!(seen.failed.is_empty() && seen.ok > 100, "{} ok, failed: {:?}", seen.ok, seen.failed.first());
+    folder.write("upstreams.toml", "");
+    until("nothing is left of it", async || house.get("/v1/orders/1").await.status == 404).await;
+}

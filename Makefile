@@ -38,7 +38,7 @@ lint: ## rustfmt and clippy, warnings refused
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-python: ## Try the example worker in Python
+python: ## Try the examples in Python, and the how-to that makes one
 	@scripts/install deploy
 	scripts/check-python-worker
 

@@ -81,7 +81,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let connections = TaskTracker::new();
+    let (connections, leave) = (TaskTracker::new(), CancellationToken::new());
     let builder = builder(limits.pending_resets);
     while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
@@ -94,13 +94,15 @@ where
                 continue;
             }
         };
-        let (builder, service, stop) = (builder.clone(), service.clone(), stop.clone());
+        let (builder, service, leave) = (builder.clone(), service.clone(), leave.clone());
         connections.spawn(async move {
-            connection(builder, stream, peer, service, limits.connection_age, stop).await;
+            connection(builder, stream, peer, service, limits.connection_age, leave).await;
             drop(slot);
         });
     }
+    // The port first: who is sent away must not come back to it.
     drop(listener);
+    leave.cancel();
     connections.close();
     if timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "drain time is over; what is left is cut");

@@ -100,9 +100,7 @@ impl Guard {
 
     fn entitled(&self, caller: &Caller, tenant: &Tenant) -> Result<(), Fault> {
         let method = &caller.method;
-        let granted = |needed: &str| {
-            grants(&caller.roles, needed) || method.granted_to.iter().any(|role| caller.roles.contains(role))
-        };
+        let granted = |needed: &str| grants(&caller.roles, needed) || method.is_granted_to(&caller.roles);
         if let Some(permission) = method.permission.as_deref().filter(|needed| !granted(needed)) {
             return Err(denied("PERMISSION_DENIED", "your roles do not grant this").with("permission", permission));
         }

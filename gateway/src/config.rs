@@ -25,18 +25,22 @@ pub struct Config {
     /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
     #[arg(long, env = "TENON_PUBLIC_HTTPS")]
     pub public_https: bool,
-    /// Serve /openapi.json and the reference page /docs
-    #[arg(long, env = "TENON_EDGE_DOCS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub edge_docs: bool,
     /// A TOML file with an [[upstream]] for each service of your own behind the edge; read again when it changes
     #[arg(long, env = "TENON_UPSTREAMS", value_name = "FILE")]
     pub upstreams: Option<PathBuf>,
+    /// Serve /openapi.json and the reference page /docs
+    #[arg(long, env = "TENON_EDGE_DOCS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub edge_docs: bool,
     /// Seconds that a request may take; a client may ask for less with x-request-timeout
     #[arg(long, env = "TENON_EDGE_TIMEOUT_S", default_value_t = 30)]
     pub edge_timeout_s: u64,
     /// Seconds that a client may take to send a body
     #[arg(long, env = "TENON_EDGE_BODY_TIMEOUT_S", default_value_t = 15)]
     pub edge_body_timeout_s: u64,
+    /// Seconds between saying that it is about to stop (/readyz, grpc.health) and closing the port: as long as load
+    /// balancers need to notice
+    #[arg(long, env = "TENON_EDGE_DRAIN_WAIT_S", default_value_t = 0)]
+    pub edge_drain_wait_s: u64,
     /// Requests that the edge serves at one time; more are answered 503 with Retry-After
     #[arg(long, env = "TENON_EDGE_MAX_REQUESTS", default_value_t = 4_096)]
     pub edge_max_requests: usize,

@@ -28,14 +28,14 @@ pub mod fuzz;
 #[cfg(test)]
 mod testing;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
 use tenon_proto::policy::Contract;
-use tokio::{net::TcpListener, sync::mpsc::Receiver};
+use tokio::{net::TcpListener, sync::mpsc::Receiver, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -76,6 +76,7 @@ pub struct Gateway {
     edge: Arc<Edge>,
     listener: TcpListener,
     limits: accept::Limits,
+    drain_wait: Duration,
     used: Option<Receiver<Used>>,
 }
 
@@ -100,14 +101,14 @@ impl Gateway {
         let mut files = Stamps::new();
         let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
-        let limits = accept::Limits::from(&mesh.config);
+        let (limits, drain_wait) = (accept::Limits::from(&mesh.config), Duration::from_secs(config.edge_drain_wait_s));
         let (meter, used) = Meter::new(mesh.clock.clone());
         let edge = Arc::new(Edge::new(config, mesh.clone(), loaded.clone(), meter));
         if loader.path.is_some() {
             let (stop, watched) = (mesh.stop.clone(), watch(loader, loaded, files));
             mesh.tasks.spawn(async move { stop.run_until_cancelled(watched).await });
         }
-        Ok(Self { edge, listener, limits, used: Some(used) })
+        Ok(Self { edge, listener, limits, drain_wait, used: Some(used) })
     }
 
     /// Where the edge listens.
@@ -123,16 +124,22 @@ impl Gateway {
         self.used.take()
     }
 
-    /// Serves until stopped, then lets the requests in flight end.
+    /// Serves until stopped, then lets the requests in flight end: first it says so, then it closes the port.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { edge, listener, limits, used: _untaken } = self;
+        let Self { edge, listener, limits, drain_wait, used: _untaken } = self;
         tracing::info!(address = ?listener.local_addr().ok(), "edge serves");
         edge.drains_with(stop.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let edge = edge.clone();
             async move { Ok::<_, Infallible>(edge.handle(request).await) }
         });
-        accept::serve(listener, service, limits, stop).await;
+        let closing = CancellationToken::new();
+        let noticed = async {
+            stop.cancelled().await;
+            sleep(drain_wait).await;
+            closing.cancel();
+        };
+        tokio::join!(accept::serve(listener, service, limits, closing.clone()), noticed);
         tracing::info!("edge drained");
     }
 }

@@ -25,32 +25,32 @@ pub(crate) struct Meter {
     clock: Clock,
 }
 
+/// A call that counts if it succeeds.
+pub(crate) struct UseOf {
+    meter: Meter,
+    tenant: TenantId,
+    name: String,
+}
+
 impl Meter {
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Used>) {
         let (queue, taken) = mpsc::channel(QUEUE);
         (Self { queue, clock }, taken)
     }
 
-    /// What is to be counted if a call succeeds, when its method has a meter.
-    pub(crate) fn open(&self, caller: &Caller) -> Option<Usage> {
-        let (meter, tenant) = (caller.method.meter.clone()?, caller.tenant_id?);
-        Some(Usage { meter, tenant, at: self.clone() })
+    /// What is to be counted of a call, if its method has a meter.
+    pub(crate) fn of(&self, caller: &Caller) -> Option<UseOf> {
+        let (name, tenant) = (caller.method.meter.clone()?, caller.tenant_id?);
+        Some(UseOf { meter: self.clone(), tenant, name })
     }
 }
 
-/// A call that is counted once it has succeeded.
-pub(crate) struct Usage {
-    meter: String,
-    tenant: TenantId,
-    at: Meter,
-}
-
-impl Usage {
-    /// Counts. Never waits.
+impl UseOf {
+    /// Counts it. Never waits.
     pub(crate) fn count(self) {
-        let Self { meter, tenant, at: Meter { queue, clock } } = self;
+        let Meter { queue, clock } = self.meter;
         let id = format!("edge/{}", id::uuid_v7(&clock).simple());
-        let used = Used { tenant, id, meter, at: clock.now() };
+        let used = Used { tenant: self.tenant, id, meter: self.name, at: clock.now() };
         if queue.try_send(used).is_err() {
             dropped(1, "queue_full");
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor};
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, FileDescriptor, MethodDescriptor};
 
 use crate::options::v1::policy::{Access, Rate};
 
@@ -48,6 +48,12 @@ impl Method {
     #[must_use]
     pub fn service(&self) -> &str {
         self.path[1..].rsplit_once('/').map_or("", |(service, _)| service)
+    }
+
+    /// Whether one of these roles has been granted the permission for this method apart.
+    #[must_use]
+    pub fn is_granted_to(&self, roles: &[String]) -> bool {
+        self.granted_to.iter().any(|role| roles.contains(role))
     }
 }
 
@@ -116,10 +122,18 @@ impl Contract {
     }
 
     /// The same contract with the methods of others, which keep the descriptors of their own pools.
+    ///
+    /// The common pool, from which details of errors are read and reflection is answered, gets what fits in: of files and
+    /// types with one name the first ones.
     #[must_use]
     pub fn with<'c>(&self, others: impl IntoIterator<Item = &'c Self>) -> Self {
         let mut all = self.clone();
-        all.methods.extend(others.into_iter().flat_map(|other| other.methods.clone()));
+        for other in others {
+            all.methods.extend(other.methods.clone());
+            for file in other.pool.files() {
+                add(&mut all.pool, &file);
+            }
+        }
         all
     }
 
@@ -145,6 +159,14 @@ impl Contract {
     /// Every method, in no order.
     pub fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.methods.values()
+    }
+}
+
+fn add(pool: &mut DescriptorPool, file: &FileDescriptor) {
+    if pool.get_file_by_name(file.name()).is_none() {
+        file.dependencies().for_each(|dependency| add(pool, &dependency));
+        // What is there already by another file's name stays.
+        let _taken = pool.decode_file_descriptor_proto(file.encode_to_vec().as_slice());
     }
 }
 

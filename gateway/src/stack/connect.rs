@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::{
     REPLAYED,
-    forward::{Ask, unsupported},
+    forward::{Ask, may_repeat, unsupported},
     frames::{Frames, MAX_MESSAGE, envelope, malformed},
     metadata,
     protocol::parameter,
@@ -83,7 +83,7 @@ pub(super) async fn unary(
         request::decoded(request::body(body, within, MAX_MESSAGE).await?, encoding)?
     };
     let frame = if json { codec.frame(&message)? } else { envelope(0, &message) };
-    let answer = target.call(path, out, frame, deadline, ask.may_repeat(headers)).await?;
+    let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
     let data = if json { codec.json(&answer.message)? } else { answer.message };
     let mut response = Response::new(data);
     let to = response.headers_mut();

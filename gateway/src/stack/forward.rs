@@ -15,7 +15,10 @@ use tenon_chassis::{
     guard::{OPERATOR_KEY, TENANT_ID},
     telemetry::{self, TRACEPARENT},
 };
-use tenon_proto::{options::v1::policy::Access, policy::Effect};
+use tenon_proto::{
+    options::v1::policy::Access,
+    policy::{Effect, Method},
+};
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
 
@@ -26,7 +29,7 @@ use super::{
     line::Line,
     metadata, peer,
     protocol::Protocol,
-    relay::{Form, Relay, Shape, refused},
+    relay::{Form, Opening, Relay, Shape, at, refused},
     request,
     seen::Seen,
     slots::Slot,
@@ -37,7 +40,6 @@ use crate::{
     routes::Route,
     transcode::Media,
     upstreams::{self, Loaded, Retry, Served, UpstreamBody},
-    usage::Usage,
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -70,11 +72,6 @@ pub(super) enum Answered {
 }
 
 impl Ask<'_> {
-    /// Whether the call may be sent again: it changes nothing more then, or the service knows it by its key.
-    pub(super) fn may_repeat(&self, headers: &HeaderMap) -> bool {
-        self.served.method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
-    }
-
     /// Whether messages come one after the other: from the client, from the service.
     pub(super) fn streams(&self) -> (bool, bool) {
         let descriptor = &self.served.method.descriptor;
@@ -93,33 +90,10 @@ impl Edge {
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let out = self.outgoing(ask, seen, headers, &admitted, deadline)?;
-        // The mesh's own services count in the transaction of the call.
-        let usage = if ask.served.target.dial.is_foreign { self.meter.open(&admitted.caller) } else { None };
-        let answered = self.answered(ask, seen, headers, (admitted, body, out), deadline).await?;
-        Ok(match answered {
-            Answered::Stream(response, mut relay) if !relay.is_over() => {
-                relay.usage = usage;
-                Answered::Stream(response, relay)
-            }
-            whole => {
-                // A repeated answer was counted when it was made.
-                let repeated = matches!(&whole, Answered::Whole(whole) if whole.headers().contains_key(REPLAYED));
-                usage.filter(|_| !repeated).into_iter().for_each(Usage::count);
-                whole
-            }
-        })
-    }
-
-    async fn answered(
-        &self,
-        ask: &Ask<'_>,
-        seen: &Seen,
-        headers: &HeaderMap,
-        (admitted, body, out): (Admitted, Incoming, HeaderMap),
-        deadline: Option<Instant>,
-    ) -> Result<Answered, Refusal> {
         let streams = ask.streams();
-        match (ask.protocol, &ask.route) {
+        // The mesh's own services count in the transaction of the call.
+        let use_of = ask.served.target.dial.is_foreign.then(|| self.meter.of(&admitted.caller)).flatten();
+        let mut answered = match (ask.protocol, &ask.route) {
             (Protocol::Json, Some(route)) if streams == (false, false) => {
                 let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
                 self.unary(ask, route, seen, headers, body, out, deadline).await.map(Answered::Whole)
@@ -133,7 +107,18 @@ impl Edge {
                 connect::unary(ask, json, seen, headers, body, out, deadline, within).await.map(Answered::Whole)
             }
             _ => self.stream(ask, seen, headers, admitted.slot, body, out, deadline).await,
+        }?;
+        if let Some(use_of) = use_of {
+            match &mut answered {
+                Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
+                Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
+                    true => use_of.count(),
+                    false => relay.use_of = Some(use_of),
+                },
+                _ => {}
+            }
         }
+        Ok(answered)
     }
 
     /// A route of one message each way.
@@ -149,8 +134,8 @@ impl Edge {
         deadline: Instant,
     ) -> Result<Response<Bytes>, Refusal> {
         let frame = self.json_frame(route, seen, headers, body).await?;
-        let Served { target, path, .. } = ask.served;
-        let answer = target.call(path, out, frame, deadline, ask.may_repeat(headers)).await?;
+        let Served { target, path, method, .. } = ask.served;
+        let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
         json_answer(ask, route, &answer)
     }
 
@@ -200,14 +185,27 @@ impl Edge {
             (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
         } else {
             let frames = self.collected(ask, seen, headers, body).await?;
-            let retry = if ask.may_repeat(headers) { Retry::Again(frames.clone()) } else { Retry::Never };
+            let again = may_repeat(&ask.served.method, headers);
+            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
             (Body::new(Full::new(frames)), retry)
         };
-        let Served { target, path, .. } = ask.served;
+        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
         let by = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+        let mut opening: Opening = Box::pin(async move { target.open(&path, out, body, by, retry).await });
+        let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
+        let relay = Relay {
+            draining: endless.then(|| self.draining()),
+            beat,
+            slot,
+            ..Relay::new(ask.loaded.clone(), shape(ask, form), line.clone(), deadline)
+        };
         let response = tokio::select! {
-            response = target.open(path, out, body, by, retry) => response,
+            response = &mut opening => response,
             refusal = line.ended() => return Err(refusal),
+            () = at(beat.map(|beat| Instant::now() + beat)) => {
+                // Many services say nothing at all before their first message; the client must see a stream all the same.
+                return Ok(Answered::Stream(events(), Box::new(relay.begun_without(opening))));
+            }
         };
         let response = response.map_err(|failed| line.fault().unwrap_or_else(|| failed.into()))?;
         if let (Protocol::Json, Some(route), false) = (ask.protocol, &ask.route, server) {
@@ -217,12 +215,6 @@ impl Edge {
             };
             return json_answer(ask, route, &answer).map(Answered::Whole);
         }
-        let relay = Relay {
-            draining: endless.then(|| self.draining()),
-            beat: (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1))),
-            slot,
-            ..Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline)
-        };
         relayed(seen, response, relay, form).await
     }
 
@@ -304,14 +296,15 @@ impl Edge {
     fn identity(&self, ask: &Ask<'_>, headers: &HeaderMap, admitted: &Admitted, out: &mut HeaderMap) {
         let Admitted { caller, host, .. } = admitted;
         let tenant = host.as_ref().map(|host| host.id).or(caller.tenant_id);
-        let dial = &ask.served.target.dial;
         match (ask.served.method.access, &caller.principal) {
             // No service but the mesh's own learns the operator credential, or is told more of who calls than it asks.
-            (Access::Public, _) if dial.is_foreign => {}
-            (Access::Operator, _) if !dial.is_foreign => metadata::copy(&[OPERATOR_KEY], headers, out),
+            (Access::Public, _) if ask.served.target.dial.is_foreign => {}
+            (Access::Operator, _) if !ask.served.target.dial.is_foreign => {
+                metadata::copy(&[OPERATOR_KEY], headers, out);
+            }
             (Access::Tenant, Principal::User { .. }) => metadata::copy(&[header::AUTHORIZATION], headers, out),
             _ => {
-                let token = self.mesh.key.mint(PART, &dial.audience, tenant, &caller.roles);
+                let token = self.mesh.key.mint(PART, &ask.served.target.dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");
                 out.insert(header::AUTHORIZATION, bearer);
             }
@@ -321,6 +314,16 @@ impl Edge {
             out.insert(TENANT_ID, tenant);
         }
     }
+}
+
+/// Whether a call may be sent twice: by its method, or because its key makes the second one answer as the first.
+pub(super) fn may_repeat(method: &Method, headers: &HeaderMap) -> bool {
+    method.effect != Effect::Once || headers.contains_key(IDEMPOTENCY_KEY)
+}
+
+/// An answer that is repeated was counted when it was made.
+fn is_counted(headers: &HeaderMap) -> bool {
+    !headers.contains_key(REPLAYED)
 }
 
 /// How a stream of requests is read.
@@ -346,6 +349,20 @@ fn shape(ask: &Ask<'_>, form: Form) -> Shape {
     }
 }
 
+/// The headers of an event stream whose service has said nothing yet.
+fn events() -> Response<()> {
+    let mut answer = Response::new(());
+    streamed(answer.headers_mut());
+    answer.headers_mut().insert(header::CONTENT_TYPE, Form::Events.media());
+    answer
+}
+
+fn streamed(to: &mut HeaderMap) {
+    to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A proxy that gathers an answer before it hands it on would hold the stream back.
+    to.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
 /// The headers of a streamed answer, with the stream behind them.
 pub(super) async fn relayed(
     seen: &Seen,
@@ -369,9 +386,7 @@ pub(super) async fn relayed(
     match seen.protocol {
         Protocol::Json => {
             metadata::spelt_for_json(metadata, false, to);
-            to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // A proxy that gathers an answer before it hands it on would hold the stream back.
-            to.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+            streamed(to);
             let media = match &relay.shape {
                 Shape::Raw(route) => {
                     let route = route.clone();

@@ -75,7 +75,7 @@ use crate::{
     errors::Refusal,
     openapi::{self, Page},
     routes::Found,
-    upstreams::{self, Loaded, Place, Room},
+    upstreams::{self, Loaded, Room},
     usage::Meter,
 };
 pub(crate) use frames::split;
@@ -109,10 +109,10 @@ pub(crate) struct Edge {
     loaded: Arc<ArcSwap<Loaded>>,
     guard: Arc<Guard>,
     cors: Cors,
-    room: Room,
-    meter: Meter,
     slots: Slots,
     draining: OnceLock<CancellationToken>,
+    room: Room,
+    meter: Meter,
 }
 
 enum Step<'l> {
@@ -125,8 +125,8 @@ enum Step<'l> {
 impl Edge {
     pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
-        let (room, slots, draining) = (Room::new(config.edge_max_requests), Slots::default(), OnceLock::new());
-        Self { config, mesh, loaded, guard, cors, room, meter, slots, draining }
+        let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -150,14 +150,14 @@ impl Edge {
         headers.remove(TENANT_ID);
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
+        // Streams give their place back once they have begun: they are bounded apart.
         let place = self.room.enter();
         let found = self.find(&loaded, &mut seen, &headers, parts.version);
+        let found = if place.is_some() { found } else { Err(upstreams::overloaded().into()) };
         let answer = match found {
-            _ if place.is_none() => Err(upstreams::overloaded().into()),
             Ok(Step::Answer(response)) => Ok(Answered::Whole(response)),
             Ok(Step::Own(path)) => self.own(&loaded, path, &seen, &mut draws, &headers, body).await,
             Ok(Step::Call(ask)) => {
-                seen.pool = Some(ask.served.method.descriptor.parent_pool().clone());
                 let span = seen.span(&headers);
                 self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
             }
@@ -166,12 +166,12 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
-        self.answer((answer, place), &loaded, seen, &draws, &headers)
+        self.answer(answer, &loaded, seen, &draws, &headers)
     }
 
     fn answer(
         &self,
-        (answer, place): (Result<Answered, Refusal>, Option<Place>),
+        answer: Result<Answered, Refusal>,
         loaded: &Loaded,
         mut seen: Seen,
         draws: &Draws,
@@ -185,7 +185,7 @@ impl Edge {
                 if relay.is_over() {
                     seen.ended(None);
                 }
-                (relay.seen, relay.place) = (Some(seen), place);
+                relay.seen = Some(seen);
                 response.map(|()| Either::Right(relay.into_body()))
             }
             whole => {
@@ -198,7 +198,7 @@ impl Edge {
                     Err(refusal) => {
                         let told = refusal.told();
                         seen.ended(Some(&told));
-                        seen.protocol.refuse(&told, seen.pool.as_ref().unwrap_or(&loaded.contract.pool))
+                        seen.protocol.refuse(&told, &loaded.contract.pool)
                     }
                 };
                 draws.write(response.headers_mut());

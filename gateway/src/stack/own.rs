@@ -50,7 +50,7 @@ pub(super) async fn call(
     } else {
         ServerReflectionServer::new(Mirror(loaded.clone())).call(request).await
     };
-    response.map(UpstreamBody::own)
+    response.map(UpstreamBody::new)
 }
 
 /// Whether the edge takes calls.

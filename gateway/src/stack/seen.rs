@@ -3,7 +3,6 @@
 use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
-use prost_reflect::DescriptorPool;
 use tenon_chassis::{TenantId, caller::Principal, telemetry};
 use tokio::time::Instant;
 use tracing::Span;
@@ -22,8 +21,6 @@ pub(super) struct Seen {
     pub(super) protocol: Protocol,
     /// The name of the route or method in logs and metrics.
     pub(super) label: Option<Arc<str>>,
-    /// What describes the details of the method's own errors.
-    pub(super) pool: Option<DescriptorPool>,
     pub(super) tenant: Option<TenantId>,
     pub(super) principal: Option<Principal>,
     trace: Option<String>,
@@ -44,7 +41,6 @@ impl Seen {
             client,
             protocol: Protocol::Json,
             label: None,
-            pool: None,
             tenant: None,
             principal: None,
             trace: None,

@@ -1,8 +1,6 @@
 //! Calls to the services behind: a stream of gRPC frames each way, and the unary call that stands on it.
 
 use std::{
-    io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,7 +8,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,9 +20,9 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     Ground,
+    attempt::{Gone, Missed, Payload, Try, exchange},
     balance::Balance,
     budget::Budget,
-    connect::Outgoing,
     dial::Dial,
     replica::{Flight, Replica},
     room::{Place, Room},
@@ -99,20 +97,22 @@ impl From<Failed> for Refusal {
 }
 
 /// The response body of a call: gRPC frames as they come, trailers at the end. The call is in flight until it is dropped.
-pub(crate) struct UpstreamBody {
-    body: Source,
-    _flight: Option<(Flight, Place)>,
-}
+pub(crate) struct UpstreamBody(Source);
 
 enum Source {
-    Upstream(Incoming),
-    /// A service of the edge itself.
+    Call {
+        body: Incoming,
+        _flight: Flight,
+        _place: Place,
+    },
+    /// Made by the edge itself.
     Own(Body),
 }
 
 impl UpstreamBody {
-    pub(crate) fn own(body: Body) -> Self {
-        Self { body: Source::Own(body), _flight: None }
+    /// An answer of the edge's own.
+    pub(crate) fn new(body: Body) -> Self {
+        Self(Source::Own(body))
     }
 }
 
@@ -121,54 +121,29 @@ impl http_body::Body for UpstreamBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match &mut self.body {
-            Source::Upstream(body) => Pin::new(body).poll_frame(context).map_err(|error| {
+        match &mut self.0 {
+            Source::Own(body) => Pin::new(body).poll_frame(context),
+            Source::Call { body, .. } => Pin::new(body).poll_frame(context).map_err(|error| {
                 let status = Status::from_error(Box::new(error));
                 // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
                 if status.code() == Code::Unknown { lost() } else { status }
             }),
-            Source::Own(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.body {
-            Source::Upstream(body) => body.is_end_stream(),
+        match &self.0 {
             Source::Own(body) => body.is_end_stream(),
+            Source::Call { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Source::Upstream(body) => body.size_hint(),
+        match &self.0 {
             Source::Own(body) => body.size_hint(),
+            Source::Call { body, .. } => body.size_hint(),
         }
     }
-}
-
-/// A call on its way: what is sent, and where it has been.
-struct Try {
-    headers: HeaderMap,
-    body: Payload,
-    may_repeat: bool,
-    tried: Vec<SocketAddr>,
-}
-
-enum Payload {
-    Whole(Bytes),
-    /// `None` once it is sent.
-    Stream(Option<Body>),
-}
-
-/// Why one try brought no response.
-enum Missed {
-    /// The service has not seen the call.
-    Unsent,
-    /// It may have seen it.
-    Lost,
-    /// It said that it cannot serve just now; the response is passed on when there is no other try.
-    Unavailable(Box<Response<Incoming>>, Flight),
-    Expired,
 }
 
 impl Target {
@@ -208,8 +183,7 @@ impl Target {
         may_repeat: bool,
     ) -> Result<Answer, Refusal> {
         let call = Try { headers, body: Payload::Whole(frame), may_repeat, tried: Vec::new() };
-        let response = self.run(path, call, deadline).await?;
-        one(response, deadline).await
+        one(self.run(path, call, deadline).await?, deadline).await
     }
 
     async fn run(&self, path: &Uri, mut call: Try, deadline: Instant) -> Result<Response<UpstreamBody>, Failed> {
@@ -310,68 +284,12 @@ impl Target {
     }
 }
 
-impl Payload {
-    fn is_whole(&self) -> bool {
-        !matches!(self, Self::Stream(None))
-    }
-
-    fn take(&mut self) -> Outgoing {
-        match self {
-            Self::Whole(bytes) => Outgoing::Whole(Some(bytes.clone())),
-            Self::Stream(body) => body.take().map_or(Outgoing::Whole(None), Outgoing::Stream),
-        }
-    }
-}
-
-/// No response, and how far the call got.
-struct Gone {
-    is_unsent: bool,
-    is_connect: bool,
-    why: String,
-}
-
-async fn exchange(path: &Uri, call: &mut Try, replica: &Replica) -> Result<Response<Incoming>, Gone> {
-    let refused = |error: io::Error| Gone { is_unsent: true, is_connect: true, why: error.to_string() };
-    let mut sender = replica.sender().await.map_err(refused)?;
-    let mut request = Request::new(call.body.take());
-    *request.method_mut() = http::Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = call.headers.clone();
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(replica.connector.scheme.clone());
-    parts.authority = Some(replica.connector.authority().clone());
-    parts.path_and_query = path.path_and_query().cloned();
-    *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are each well-formed");
-    let mut failed = match sender.try_send_request(request).await {
-        Ok(response) => return Ok(response),
-        Err(failed) => failed,
-    };
-    let mut is_unsent = is_unseen(failed.error());
-    if let Some(request) = failed.take_message() {
-        is_unsent = true;
-        if let (Outgoing::Stream(body), Payload::Stream(place)) = (request.into_body(), &mut call.body) {
-            *place = Some(body);
-        }
-    }
-    let error = failed.into_error();
-    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    Err(Gone { is_unsent, is_connect: false, why: format!("{error}{cause}") })
-}
-
-/// Whether the peer has said that it did not look at the call (RFC 9113 section 8.7).
-fn is_unseen(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
-}
-
 fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<Response<UpstreamBody>, Failed> {
     if response.status() != StatusCode::OK {
         let status = format!("the service answered with HTTP {}", response.status().as_u16());
         return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
     }
-    Ok(response.map(|body| UpstreamBody { body: Source::Upstream(body), _flight: Some((flight, place)) }))
+    Ok(response.map(|body| UpstreamBody(Source::Call { body, _flight: flight, _place: place })))
 }
 
 /// The answer to a call that has one message.

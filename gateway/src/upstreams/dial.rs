@@ -11,7 +11,7 @@ use rustls::{
 /// HTTP/2 connections to one address: each is driven by one core of either side.
 pub(super) const CONNECTIONS: usize = 2;
 /// Calls of one upstream in flight.
-pub(super) const MAX_REQUESTS: usize = 1_024;
+pub(super) const MAX_REQUESTS: usize = 4_096;
 
 /// How an upstream is reached. Two that are equal share their connections across a reload.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,10 @@
 //! The services behind the edge.
 //!
 //! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
-//! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`) with
-//! the address that it goes to (`balance`, `replica`), its connection (`connect`) and how often it may be sent again
-//! (`budget`), and how many there may be (`room`); what is served
-//! (`inspect`) and what would change (`compare`).
+//! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`), each
+//! try of it (`attempt`), the address that it goes to (`balance`, `replica`), its connection (`connect`), how often it may
+//! be sent again (`budget`) and how many there may be (`room`); what is served (`inspect`) and what would change
+//! (`compare`).
 
 mod dial;
 
@@ -17,6 +17,8 @@ mod loaded;
 mod load;
 
 mod call;
+
+mod attempt;
 
 mod balance;
 
@@ -37,11 +39,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use dial::Dial;
 
-pub(crate) use call::{Answer, Retry, Target, UpstreamBody, expired, one, overloaded, remap};
+pub(crate) use call::{Answer, Failed, Retry, Target, UpstreamBody, expired, one, overloaded, remap};
 pub(crate) use file::Stamps;
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};
-pub(crate) use room::{Place, Room};
+pub(crate) use room::Room;
 
 /// What background work of an upstream stands on.
 #[derive(Clone, Default)]

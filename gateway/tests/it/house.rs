@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, Value};
 use serde_json::{Value as Json, json};
 use tenon_chassis::{Clock, Fault, Mesh, accept};
-use tenon_gateway::{Gateway, Upstream};
+use tenon_gateway::{Gateway, Upstream, usage::Used};
 use tenon_proto::{
     auth::v1::{Jwk, Jwks},
     policy::Contract,
@@ -31,6 +31,7 @@ use tenon_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc::Receiver,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
@@ -59,6 +60,7 @@ pub(crate) struct House {
     pub(crate) edge: tokio::task::JoinHandle<()>,
     /// Calls that the service was made to drop before it had answered.
     pub(crate) cut: Arc<AtomicUsize>,
+    used: Mutex<Receiver<Used>>,
 }
 
 /// An answer: HTTP status, headers, JSON.
@@ -127,10 +129,16 @@ impl House {
         let mesh = Mesh::join(settings.mesh, clock.clone()).await.unwrap();
         let upstream = |prefix: &str, url: &str| Upstream::new(prefix, "everything", url).unwrap();
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
-        let gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
-        let address = gateway.address().unwrap();
+        let mut gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
+        let (address, used) = (gateway.address().unwrap(), Mutex::new(gateway.usage().unwrap()));
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Ok(Self { address, clock, stop, edge, cut })
+        Ok(Self { address, clock, stop, edge, cut, used })
+    }
+
+    /// What the edge has counted since this was asked last.
+    pub(crate) fn used(&self) -> Vec<Used> {
+        let mut used = self.used.lock().unwrap();
+        std::iter::from_fn(|| used.try_recv().ok()).collect()
     }
 
     pub(crate) async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {

@@ -9,4 +9,5 @@ mod shop;
 mod speak;
 mod streams;
 mod talker;
+mod tls;
 mod upstreams;

@@ -157,3 +157,56 @@ async fn descriptors_are_swapped_under_load_and_errors_change_nothing() {
     folder.write("upstreams.toml", "");
     until("nothing is left of it", async || house.get("/v1/orders/1").await.status == 404).await;
 }
+
+#[tokio::test]
+async fn each_call_that_succeeds_counts_once_in_every_protocol() {
+    let shop = Shop::with("one", 0, Reflection::None, |_, headers| match headers.contains_key("idempotency-key") {
+        true => Err(tonic::Status::not_found("as it was asked")),
+        false => Ok(Duration::ZERO),
+    });
+    let folder = Folder::of(&[shop.url()], "");
+    let house = House::open(&["--upstreams", &folder.upstreams()]).await;
+    let admin = house.token(ACME, &["admin"]);
+    let token = ("authorization", admin.as_str());
+    let place = "/shop.v1.OrderService/PlaceOrder";
+    let counted = |what: &str, times: usize| {
+        let used = house.used();
+        assert_eq!(used.len(), times, "{what}: {used:?}");
+        assert!(
+            used.iter().all(|used| used.meter == "orders" && used.tenant.to_string() == ACME && used.id.len() > 30)
+        );
+    };
+    assert_eq!(house.post("/v1/orders:place", &[token, ("x-request-id", "mine")], &json!({})).await.status, 200);
+    counted("JSON", 1);
+    let kinds = [
+        ("application/grpc", &b"\0\0\0\0\0"[..]),
+        ("application/grpc-web", b"\0\0\0\0\0"),
+        ("application/json", b"{}"),
+    ];
+    for (kind, body) in kinds {
+        let answer = house.exchange("POST", place, &[token, ("content-type", kind), ("te", "trailers")], body).await;
+        assert_eq!(answer.http, 200, "{kind}");
+        counted(kind, 1);
+    }
+    // What fails, what has no meter, and who may not, count nothing.
+    assert_eq!(house.post("/v1/orders:place", &[token, ("idempotency-key", "k")], &json!({})).await.status, 404);
+    let failed = [token, ("content-type", "application/grpc"), ("te", "trailers"), ("idempotency-key", "k")];
+    house.exchange("POST", place, &failed, &b"\0\0\0\0\0"[..]).await;
+    assert_eq!(house.post("/v1/orders", &[token], &json!({})).await.status, 200);
+    assert_eq!(house.post("/v1/orders:place", &[], &json!({})).await.status, 401);
+    counted("nothing", 0);
+}
+
+#[test]
+fn the_inventorys_descriptors_are_those_of_its_proto() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let folder = format!("{root}/examples/inventory");
+    let mut compiler = protox::Compiler::new([folder.clone(), format!("{root}/proto")]).expect("both are there");
+    compiler.include_imports(true).open_file("inventory.proto").expect("it compiles");
+    let load = |set: &[u8]| tenon_proto::foreign::load(set, &tenon_proto::foreign::Rules::default());
+    let proto = load(&compiler.encode_file_descriptor_set()).expect("it can be served");
+    let file =
+        load(&std::fs::read(format!("{folder}/inventory.binpb")).expect("it is there")).expect("it can be served");
+    let changes = [tenon_gateway::compare(&file, &proto), tenon_gateway::compare(&proto, &file)].concat();
+    assert!(changes.is_empty(), "make examples/inventory/inventory.binpb anew (its README says how): {changes:?}");
+}

@@ -31,3 +31,18 @@ pub fn tenon() -> Command {
 pub fn path() -> PathBuf {
     BINARY.clone()
 }
+
+/// A command of examples/crm, which is built if it is not there.
+pub fn crm() -> Command {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let test = std::env::current_exe().expect("a running program has a file");
+        let folder = test.parent().and_then(|deps| deps.parent()).expect("cargo puts tests in target/debug/deps");
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "-p", "tenon-example-crm"]);
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let status = build.env("CARGO_TARGET_DIR", folder.parent().expect("target/debug is in target")).status();
+        assert!(status.expect("cargo can be started").success(), "cargo build -p tenon-example-crm failed");
+        folder.join("crm")
+    });
+    Command::new(&*BUILT)
+}

@@ -16,7 +16,7 @@ mod process;
 mod servers;
 mod wire;
 
-pub use binary::tenon;
+pub use binary::{crm, path, tenon};
 pub use cluster::Cluster;
 pub use contract::Endpoint;
 pub use dev::{Dev, port_flags};

@@ -74,7 +74,7 @@ impl<'j> Reader<'_, 'j> {
         let mut names = Keys::default();
         self.object(&mut |this, name| {
             wire::put_tag(&mut this.out, 1, LENGTH);
-            let again = !names.first_time(&name);
+            let again = !names.first_time(name.clone());
             this.path.push(Step::Key(name.clone()));
             if again {
                 this.note("is given more than once".to_owned());

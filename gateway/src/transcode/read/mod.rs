@@ -302,7 +302,7 @@ impl<'j> Reader<'_, 'j> {
             let start = wire::begin(&mut this.out);
             wire::put_tag(&mut this.out, 1, key.kind.form());
             let good = leaf::put_text(this.plans, key.kind, &name, &mut this.out);
-            let again = !known.first_time(&name);
+            let again = !known.first_time(name.clone());
             this.path.push(Step::Key(name));
             if !good {
                 // What is behind the key is looked at all the same.
@@ -417,15 +417,15 @@ struct Keys<'j> {
 const FEW: usize = 16;
 
 impl<'j> Keys<'j> {
-    fn first_time(&mut self, key: &Cow<'j, str>) -> bool {
-        if self.few.contains(key) {
+    fn first_time(&mut self, key: Cow<'j, str>) -> bool {
+        if self.few.contains(&key) {
             return false;
         }
         if self.few.len() < FEW {
-            self.few.push(key.clone());
+            self.few.push(key);
             return true;
         }
-        self.many.insert(key.clone())
+        self.many.insert(key)
     }
 }
 

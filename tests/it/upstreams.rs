@@ -1,0 +1,180 @@
+//! The services of examples/ behind the edge of the real binary.
+
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use reqwest::{Client, Method, StatusCode};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::harness::{Backends, Mesh, Ports, Process, Tenant, answer, crm, eventually, reason, text};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+fn examples(file: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples")).join(file)
+}
+
+/// A mesh, the crm and its entry. The crm asks the edge for keys, so it starts second; the edge then finds it.
+struct House {
+    mesh: Mesh,
+    crm: Process,
+    folder: tempfile::TempDir,
+    port: u16,
+    _ports: Ports,
+}
+
+impl House {
+    async fn open() -> Self {
+        let ports = Ports::take();
+        let (port, folder) = (ports.next(), tempfile::tempdir().unwrap());
+        let entry = format!(
+            "[[upstream]]\nname = \"crm\"\nendpoints = [\"http://localhost:{port}\"]\nreflection = true\ngrants = {{ member = [\"crm.contacts.*\"] }}\n"
+        );
+        std::fs::write(folder.path().join("upstreams.toml"), entry).unwrap();
+        let file = folder.path().join("upstreams.toml");
+        let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_UPSTREAMS", file.to_str().unwrap())]).await;
+        mesh.lift_limits().await;
+        let (status, body) = mesh.get("/v1/contacts", "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "its routes are absent while it is: {body}");
+        let mut command = crm();
+        command.env("CRM_ADDRESS", format!("127.0.0.1:{port}")).env("TENON_EDGE_URL", &mesh.url);
+        let mut crm = Process::start("crm", &command);
+        crm.listens(port);
+        eventually("the edge finds the crm", async || {
+            (mesh.get("/v1/contacts", "").await.0 == StatusCode::UNAUTHORIZED).then_some(())
+        })
+        .await;
+        Self { mesh, crm, folder, port, _ports: ports }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_crm_has_tenants_permissions_usage_and_a_trace_without_a_line_for_them() {
+    let House { mesh, crm, folder: _folder, _ports, .. } = House::open().await;
+    let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
+    let create = mesh.request(Method::POST, "/v1/contacts").bearer_auth(&acme.token);
+    let create = create.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));
+    let (status, contact) = answer(create.json(&json!({ "displayName": "Grace", "email": "grace@x.test" }))).await;
+    assert_eq!(status, StatusCode::OK, "{contact}\n{}", crm.log());
+    let name = text(&contact["name"]);
+    assert!(crm.log().contains(&format!("traceparent=00-{TRACE}")), "the trace goes on: {}", crm.log());
+
+    let (status, found) = mesh.get(&format!("/v1/{name}"), &acme.token).await;
+    assert_eq!((status, &found), (StatusCode::OK, &contact));
+    let (_, listed) = mesh.get("/v1/contacts?filter=Gra", &acme.token).await;
+    assert_eq!(listed["contacts"], json!([contact]));
+
+    // Another tenant sees nothing of it.
+    let (status, refused) = mesh.get(&format!("/v1/{name}"), &globex.token).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
+    assert_eq!(mesh.get("/v1/contacts", &globex.token).await.1["contacts"], json!([]));
+    // Who goes around the edge has no token that the crm believes.
+    let (status, refused) = mesh.post("/v1/contacts", "", &json!({ "displayName": "x" })).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{refused}");
+    let (status, refused) = mesh.post("/v1/contacts", &acme.token, &json!({ "nope": 1 })).await;
+    assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "UNKNOWN_FIELD"));
+
+    // What succeeded was counted once, and nothing else.
+    let usage = eventually("the use is counted", async || {
+        let (_, usage) = mesh.get("/v1/usage", &acme.token).await;
+        let meters = usage["meters"].as_array()?.clone();
+        meters.into_iter().find(|meter| meter["meter"] == "contacts")
+    });
+    assert_eq!(usage.await["quantity"], "1");
+    let (_, usage) = mesh.get("/v1/usage", &globex.token).await;
+    assert!(!usage.to_string().contains("contacts"), "{usage}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_may_do_what_the_entry_grants_them_and_sighup_takes_it_back() {
+    let House { mut mesh, crm: _crm, folder, port, _ports } = House::open().await;
+    let Tenant { token, slug, .. } = mesh.onboard("acme").await;
+    let user = json!({ "email": "bob@acme.test", "password": "correct horse battery", "roles": ["member"] });
+    let (status, made) = mesh.post("/v1/users", &token, &user).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let (_, session) = mesh.login(&slug, "bob@acme.test", "correct horse battery").await;
+    let member = text(&session["accessToken"]);
+    let contact = json!({ "displayName": "Ada" });
+    assert_eq!(mesh.post("/v1/contacts", &member, &contact).await.0, StatusCode::OK);
+    let entry = format!("[[upstream]]\nname = \"crm\"\nendpoints = [\"http://127.0.0.1:{port}\"]\nreflection = true\n");
+    std::fs::write(folder.path().join("upstreams.toml"), entry).unwrap();
+    mesh.signal("all", Signal::HUP);
+    eventually("members may no more", async || {
+        (mesh.post("/v1/contacts", &member, &contact).await.0 == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    assert_eq!(mesh.get("/v1/contacts", &member).await.0, StatusCode::OK, "reading is every member's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
+    let House { mut mesh, crm: _crm, folder: _folder, _ports, .. } = House::open().await;
+    let acme = mesh.onboard("acme").await;
+    let warm = Arc::new(Notify::new());
+    let members: Vec<_> = (0..12)
+        .map(|_| {
+            let (url, token, warm) = (format!("{}/v1/contacts", mesh.url), acme.token.clone(), warm.clone());
+            tokio::spawn(async move {
+                let http = Client::builder().http2_prior_knowledge().no_proxy().timeout(Duration::from_secs(30));
+                let http = http.build().unwrap();
+                let (mut ok, mut limited) = (0_usize, 0_usize);
+                loop {
+                    match http.post(&url).bearer_auth(&token).json(&json!({ "displayName": "x" })).send().await {
+                        Ok(answer) if answer.status() == StatusCode::OK => ok += 1,
+                        Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => limited += 1,
+                        Ok(answer) => return Err(format!("{}: {}", answer.status(), answer.text().await.unwrap())),
+                        // Nobody listens any more: the end.
+                        Err(error) if error.is_connect() => return Ok((ok, limited)),
+                        Err(error) => return Err(format!("{error:?}")),
+                    }
+                    if ok == 20 {
+                        warm.notify_one();
+                    }
+                }
+            })
+        })
+        .collect();
+    let warmed = tokio::time::timeout(Duration::from_secs(20), warm.notified()).await;
+    assert!(warmed.is_ok(), "no member came to twenty calls\n{}", mesh.log("all"));
+    let code = tokio::task::block_in_place(|| mesh.terminate("all"));
+    assert_eq!(code, Some(0));
+    let mut sent = 0;
+    for member in members {
+        sent += member.await.unwrap().unwrap_or_else(|why| panic!("a call was cut: {why}")).0;
+    }
+    mesh.restart("all").await;
+    let (_, usage) = mesh.get("/v1/usage", &acme.token).await;
+    let meters = usage["meters"].as_array().cloned().unwrap_or_default();
+    let counted = meters.iter().find(|meter| meter["meter"] == "contacts").map(|meter| meter["quantity"].clone());
+    assert_eq!(counted, Some(Value::String(sent.to_string())), "what was done is billed");
+}
+
+/// `make python` sets the interpreter, which must have what examples/inventory/requirements.txt names.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inventory_in_python_joins_by_its_descriptors() {
+    let Some(interpreter) = std::env::var_os("TENON_WORKER_PYTHON") else { return };
+    let (ports, folder) = (Ports::take(), tempfile::tempdir().unwrap());
+    let port = ports.next();
+    let entry = format!(
+        "[[upstream]]\nname = \"inventory\"\nendpoints = [\"http://127.0.0.1:{port}\"]\ndescriptors = {:?}\n",
+        examples("inventory/inventory.binpb")
+    );
+    let file = folder.path().join("upstreams.toml");
+    std::fs::write(&file, entry).unwrap();
+    let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_UPSTREAMS", file.to_str().unwrap())]).await;
+    let acme = mesh.onboard("acme").await;
+    let (status, down) = mesh.get("/v1/stock/nails", &acme.token).await;
+    assert_eq!((status, reason(&down)), (StatusCode::SERVICE_UNAVAILABLE, "UPSTREAM_UNAVAILABLE".to_owned()));
+    let mut command = Command::new(interpreter);
+    command.arg(examples("inventory/service.py")).arg(format!("127.0.0.1:{port}"));
+    command.env("TENON_GENERATED", folder.path().join("generated"));
+    let mut service = Process::start("inventory", &command);
+    service.listens(port);
+    let (status, stock) = mesh.post("/v1/stock/nails:move", &acme.token, &json!({ "pieces": "5" })).await;
+    assert_eq!((status, &stock["pieces"]), (StatusCode::OK, &json!("5")), "{stock}\n{}", service.log());
+    let (status, refused) = mesh.post("/v1/stock/nails:move", &acme.token, &json!({ "pieces": "-9" })).await;
+    assert_eq!((status, &refused["message"]), (StatusCode::BAD_REQUEST, &json!("there are only 5 of stock/nails")));
+    let globex = mesh.onboard("globex").await;
+    assert_eq!(mesh.get("/v1/stock/nails", &globex.token).await.1["pieces"], "0");
+}

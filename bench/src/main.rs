@@ -1,5 +1,6 @@
 //! Measures what the project claims: CPU per operation, throughput, latency and memory, beside a control in the same run.
 
+mod codec;
 mod control;
 mod engine;
 mod faults;
@@ -27,7 +28,7 @@ struct Cli {
     /// Rounds of each scenario; the figures are medians over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only scenarios whose name begins with this: start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet (only when named: it signs 1,000 tenants up)
+    /// Only scenarios whose name begins with this: codec, start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet (only when named: it signs 1,000 tenants up)
     #[arg(long, default_value = "")]
     only: String,
     /// Runs of the scenarios that make many: timers, list, sleep, neighbour

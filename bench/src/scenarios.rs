@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    engine,
+    codec, engine,
     load::{Ask, Connection, drive},
     mesh::{Mesh, answers},
     process::{Started, cpu, family, rss},
@@ -59,10 +59,17 @@ impl Ground {
 }
 
 pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    if plan.wants("codec") {
+        figures.extend(codec::run(plan)?);
+    }
+    if plan.only.starts_with("codec") {
+        // It needs no mesh.
+        return Ok(figures);
+    }
     let folder = tempfile::tempdir()?;
     // Started by root, Postgres runs as another user, who must be able to pass.
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let mut figures = Vec::new();
     let first = Mesh::start(folder.path()).await?;
     first.lift_plan_limits()?;
     first.process.stop()?;

@@ -20,6 +20,9 @@ pub mod usage;
 
 mod stack;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 #[cfg(test)]
 mod testing;
 

@@ -136,7 +136,7 @@ impl Edge {
         let frame = self.json_frame(route, seen, headers, body).await?;
         let Served { target, path, method, .. } = ask.served;
         let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
-        json_answer(ask, route, answer)
+        json_answer(ask, route, &answer)
     }
 
     /// A JSON body as the one message that it is.
@@ -157,8 +157,7 @@ impl Edge {
         };
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let body = Media { kind: kind.to_owned(), data: body };
-        let message = route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)?;
-        Ok(upstreams::frame(&message))
+        route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)
     }
 
     /// A call of any kind whose answer is written while it comes.
@@ -202,7 +201,7 @@ impl Edge {
                 answer = upstreams::one(response, by) => answer.map_err(|refusal| line.fault().unwrap_or(refusal))?,
                 refusal = line.ended() => return Err(refusal),
             };
-            return json_answer(ask, route, answer).map(Answered::Whole);
+            return json_answer(ask, route, &answer).map(Answered::Whole);
         }
         let relay = Relay {
             draining: endless.then(|| self.draining()),
@@ -276,7 +275,8 @@ impl Edge {
         if let Some(key) = request::idempotency_key(headers)? {
             out.insert(IDEMPOTENCY_KEY, key.clone());
         }
-        for name in &ask.served.handed_on {
+        let listed = metadata::Listed::of(headers);
+        for name in ask.served.handed_on.iter().filter(|name| !listed.holds(name)) {
             out.remove(name);
             out.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
@@ -400,15 +400,15 @@ async fn first_piece(route: &Route, relay: &mut Relay) -> Result<HeaderValue, Re
         }
         Some(message) => {
             relay.put(&message)?;
-            route.binding.response(message)?.kind
+            route.binding.response(&message)?.kind
         }
     };
     Ok(media(&kind))
 }
 
 /// The one message of an answer as JSON, or as the body that it holds.
-fn json_answer(ask: &Ask<'_>, route: &Route, answer: upstreams::Answer) -> Result<Response<Bytes>, Refusal> {
-    let Media { kind, data } = route.binding.response(answer.message)?;
+fn json_answer(ask: &Ask<'_>, route: &Route, answer: &upstreams::Answer) -> Result<Response<Bytes>, Refusal> {
+    let Media { kind, data } = route.binding.response(&answer.message)?;
     let mut response = Response::new(data);
     let to = response.headers_mut();
     to.reserve(16);

@@ -146,6 +146,32 @@ impl Text {
     }
 }
 
+/// What the readers of frames make of bytes that come in pieces of `size`: messages, base64, and what is refused.
+pub(crate) fn split(data: &[u8], size: usize) -> (Vec<(u8, Bytes)>, Vec<u8>, [bool; 3]) {
+    let (mut frames, mut watch, mut text) = (Frames::default(), Watch::default(), Text::default());
+    let (mut messages, mut plain, mut good) = (Vec::new(), Vec::new(), [true; 3]);
+    for piece in data.chunks(size) {
+        frames.push(piece);
+        while good[0] {
+            match frames.next() {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(_) => good[0] = false,
+            }
+        }
+        good[1] = good[1] && watch.pass(piece).is_ok();
+        match text.push(piece) {
+            Ok(bytes) if good[2] => plain.extend_from_slice(&bytes),
+            _ => good[2] = false,
+        }
+    }
+    if !good[2] {
+        // How much came out before it was refused depends on the pieces.
+        plain.clear();
+    }
+    (messages, plain, good)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -21,7 +21,6 @@ use crate::{
     errors::Refusal,
     routes::Route,
     transcode::{Codec, Media},
-    upstreams,
 };
 
 /// How a client's bytes are read.
@@ -134,8 +133,7 @@ impl Reader {
         let mut out = BytesMut::new();
         while let Some(data) = values.next(end)? {
             let media = Media { kind: "application/json".to_owned(), data };
-            let message = route.binding.request(&route.template, uri.path(), uri.query(), media)?;
-            out.extend_from_slice(&upstreams::frame(&message));
+            out.extend_from_slice(&route.binding.request(&route.template, uri.path(), uri.query(), media)?);
         }
         Ok(out.freeze())
     }

@@ -113,14 +113,14 @@ pub(super) fn passes(name: &str) -> bool {
 pub(super) fn inward(protocol: Protocol, headers: &HeaderMap, to: &mut HeaderMap) -> Result<(), Refusal> {
     let listed = Listed::of(headers);
     let (mut bytes, mut count) = (0, 0);
-    for (name, value) in headers {
+    for (sent, value) in headers {
         let name = if protocol == Protocol::Json {
-            let Some(name) = unwrapped(name) else { continue };
+            let Some(name) = unwrapped(sent) else { continue };
             Cow::Owned(name)
         } else {
-            Cow::Borrowed(name)
+            Cow::Borrowed(sent)
         };
-        if !passes(name.as_str()) || listed.holds(&name) {
+        if !passes(name.as_str()) || listed.holds(sent) || listed.holds(&name) {
             continue;
         }
         if !value.as_bytes().iter().all(|byte| (0x20..0x7f).contains(byte)) {
@@ -148,15 +148,15 @@ fn unwrapped(name: &HeaderName) -> Option<HeaderName> {
 }
 
 /// The names that `Connection` lists: they end here (RFC 9110 section 7.6.1).
-struct Listed<'h>(Vec<&'h str>);
+pub(super) struct Listed<'h>(Vec<&'h str>);
 
 impl<'h> Listed<'h> {
-    fn of(headers: &'h HeaderMap) -> Self {
+    pub(super) fn of(headers: &'h HeaderMap) -> Self {
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         Self(values.flat_map(|value| value.split(',')).map(str::trim).collect())
     }
 
-    fn holds(&self, name: &HeaderName) -> bool {
+    pub(super) fn holds(&self, name: &HeaderName) -> bool {
         self.0.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str()))
     }
 }

@@ -77,6 +77,7 @@ use crate::{
     upstreams::{self, Loaded, Room},
     usage::Meter,
 };
+pub(crate) use frames::split;
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;

@@ -240,9 +240,9 @@ impl Relay {
         let out = match &self.shape {
             Shape::Frames(_) => envelope(0, message),
             Shape::Envelopes(codec) => envelope(0, &codec.json(message)?),
-            Shape::Raw(route) => route.binding.response(message.clone())?.data,
+            Shape::Raw(route) => route.binding.response(message)?.data,
             Shape::Json(form, route) => {
-                let json = route.binding.response(message.clone())?.data;
+                let json = route.binding.response(message)?.data;
                 let id = if *form == Form::Events { route.binding.event_id(message) } else { None };
                 self.framed(*form, &json, None, id.as_deref())
             }

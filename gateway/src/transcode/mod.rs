@@ -4,35 +4,52 @@
 //! default value are written (an empty list is [] and no riddle), but for those of a message that is not set. A field that
 //! nothing is known about is refused by name.
 
-mod body;
-mod query;
+mod plan;
+
+mod wire;
+
+mod known;
+
 mod text;
+
+mod read;
+
+mod query;
+
 mod write;
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value};
+use http::StatusCode;
+use prost_reflect::{FieldDescriptor, Kind as Prost, MessageDescriptor, MethodDescriptor};
 use tonic::Code;
 
-use prost::Message;
-
+use self::{
+    plan::{Kind, Label, Plans},
+    query::Query,
+    wire::Wire,
+    write::Writer,
+};
 use crate::{
     errors::Refusal,
     template::{self, Template},
-    upstreams::frame,
 };
 
 /// The deepest JSON that is read.
 pub const JSON_DEPTH: usize = 100;
 
+/// Bytes of one message at most, as everywhere in the mesh.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Compressed flag and length in front of a gRPC message.
+const PREFIX: usize = 5;
 /// The message whose bytes are the HTTP body itself, whatever its media type.
 const HTTP_BODY: &str = "google.api.HttpBody";
 
 /// How one HTTP binding maps to the messages of its method.
 pub struct Binding {
-    input: MessageDescriptor,
-    output: MessageDescriptor,
+    input: Compiled,
+    output: Compiled,
     captures: Vec<Capture>,
     body: Body,
     response_body: Option<FieldDescriptor>,
@@ -68,7 +85,7 @@ struct Capture {
 /// By name only: descriptors print all that they lead to, and a recursive message leads to itself.
 impl fmt::Debug for Binding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Binding({} -> {})", self.input.full_name(), self.output.full_name())
+        write!(f, "Binding({} -> {})", self.input.descriptor.full_name(), self.output.descriptor.full_name())
     }
 }
 
@@ -95,7 +112,7 @@ impl Binding {
             if last.is_list() || last.is_map() || !text::is_leaf(&last.kind()) {
                 return Err(format!("{name} is not a single value"));
             }
-            if variable.multi && !matches!(last.kind(), Kind::String) {
+            if variable.multi && !matches!(last.kind(), Prost::String) {
                 return Err(format!("{name} covers several segments and is not a string"));
             }
             let (covers, multi) = (variable.covers.clone(), variable.multi);
@@ -110,6 +127,7 @@ impl Binding {
             Some(name) => Body::Field(field(&input, name)?),
         };
         let response_body = response_body.map(|name| field(&output, name)).transpose()?;
+        let (input, output) = (Compiled::new(input), Compiled::new(output));
         Ok(Self { input, output, captures, body, response_body })
     }
 
@@ -124,7 +142,7 @@ impl Binding {
     pub fn takes_any_media(&self) -> bool {
         match &self.body {
             Body::Nothing => false,
-            Body::Whole => is_http_body(&self.input),
+            Body::Whole => is_http_body(&self.input.descriptor),
             Body::Field(field) => is_raw(field),
         }
     }
@@ -132,59 +150,57 @@ impl Binding {
     /// Whether the answer is of the service's own media type.
     #[must_use]
     pub fn gives_any_media(&self) -> bool {
-        self.response_body.as_ref().map_or(is_http_body(&self.output), is_raw)
+        self.response_body.as_ref().map_or(is_http_body(&self.output.descriptor), is_raw)
     }
 
-    /// The request message. `path` and `query` are raw; an empty body leaves its fields unset.
+    /// The request message as a gRPC frame. `path` and `query` are raw; an empty body leaves its fields unset.
     ///
     /// # Errors
     /// INVALID_ARGUMENT that names the field.
-    pub fn request(
-        &self,
-        template: &Template,
-        path: &str,
-        query: Option<&str>,
-        body: Media,
-    ) -> Result<DynamicMessage, Refusal> {
-        let raw = self.takes_any_media();
+    pub fn request(&self, template: &Template, path: &str, query: Option<&str>, body: Media) -> Result<Bytes, Refusal> {
+        let plans = self.input.plans();
         let Media { kind, data } = body;
-        let mut message = match &self.body {
-            _ if data.is_empty() => DynamicMessage::new(self.input.clone()),
-            Body::Field(field) if raw => {
-                let mut message = DynamicMessage::new(self.input.clone());
-                set_media(descend(&mut message, std::slice::from_ref(field)), kind, data);
-                message
+        let mut out = Vec::with_capacity(PREFIX + data.len() + path.len() + 32);
+        out.resize(PREFIX, 0);
+        let mut asked = Query::new(plans);
+        match &self.body {
+            _ if data.is_empty() => {}
+            Body::Nothing => return Err(Refusal::invalid("UNEXPECTED_BODY", "", "this route takes no body")),
+            Body::Whole if self.takes_any_media() => put_media(&kind, &data, &mut out),
+            Body::Whole => read::message(plans, &data, &mut out)?,
+            Body::Field(field) => {
+                let at = plans.messages[0].by_number(field.number(), 0).expect("a field is in the plan of its message");
+                asked.set_elsewhere(at);
+                if self.takes_any_media() {
+                    wire::put_tag(&mut out, field.number(), wire::LENGTH);
+                    let start = wire::begin(&mut out);
+                    put_media(&kind, &data, &mut out);
+                    wire::end(&mut out, start);
+                } else {
+                    read::field(plans, at, &data, &mut out)?;
+                }
             }
-            Body::Whole if raw => {
-                let mut message = DynamicMessage::new(self.input.clone());
-                set_media(&mut message, kind, data);
-                message
-            }
-            Body::Nothing => {
-                return Err(Refusal::invalid("UNEXPECTED_BODY", "", "this route takes no body"));
-            }
-            Body::Whole => body::parse(&self.input, None, &data)?,
-            Body::Field(field) => body::parse(&self.input, Some(field), &data)?,
-        };
-        let query = query.unwrap_or_default();
-        if !query.is_empty() {
-            query::apply(&mut message, query, |fields| self.refuses(fields))?;
         }
-        self.capture(&mut message, template, path)?;
-        Ok(message)
+        if let Some(query) = query.filter(|query| !query.is_empty()) {
+            asked.apply(query, &mut out, |numbers| self.refuses(numbers))?;
+        }
+        self.capture(plans, template, path, &mut out)?;
+        framed(out)
     }
 
     /// Why a query key may not set these fields.
-    fn refuses(&self, fields: &[FieldDescriptor]) -> Option<&'static str> {
+    fn refuses(&self, numbers: &[u32]) -> Option<&'static str> {
         match &self.body {
             Body::Whole => return Some("this route takes its fields from the body"),
-            Body::Field(field) if fields.first() == Some(field) => return Some("is taken from the body"),
+            Body::Field(field) if numbers.first() == Some(&field.number()) => return Some("is taken from the body"),
             _ => {}
         }
-        self.captures.iter().any(|capture| capture.fields == fields).then_some("is taken from the path")
+        let taken = |capture: &Capture| capture.fields.iter().map(FieldDescriptor::number).eq(numbers.iter().copied());
+        self.captures.iter().any(taken).then_some("is taken from the path")
     }
 
-    fn capture(&self, message: &mut DynamicMessage, template: &Template, path: &str) -> Result<(), Refusal> {
+    /// What stands last on the wire counts: the path outranks the body.
+    fn capture(&self, plans: &Plans, template: &Template, path: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = &path[..path.len() - template.verb.as_ref().map_or(0, |verb| verb.len() + 1)];
         for Capture { fields, name, covers, multi } in &self.captures {
@@ -193,9 +209,11 @@ impl Binding {
             let Some(value) = template::decode(raw, *multi) else {
                 return Err(refuse("is not percent-encoded UTF-8".to_owned()));
             };
-            let (last, parents) = fields.split_last().expect("a capture has at least one field");
-            let value = text::parse(&last.kind(), &value).ok_or_else(|| refuse(text::expects(&last.kind())))?;
-            descend(message, parents).set_field(last, value);
+            let way = query::way(plans, name).expect("the path was resolved when the route was loaded");
+            if !query::put(plans, &way, &value, out) {
+                let last = fields.last().expect("a capture has at least one field");
+                return Err(refuse(text::expects(&last.kind())));
+            }
         }
         Ok(())
     }
@@ -203,52 +221,75 @@ impl Binding {
     /// What a response message is called in a stream of events: its field `event_id`, a string or an integer.
     #[must_use]
     pub fn event_id(&self, message: &[u8]) -> Option<String> {
-        let field = self.output.get_field_by_name("event_id").filter(|field| !field.is_list())?;
-        let message = DynamicMessage::decode(self.output.clone(), message).ok()?;
-        let id = match message.get_field(&field).as_ref() {
-            Value::String(id) => id.clone(),
-            Value::I32(id) => id.to_string(),
-            Value::I64(id) => id.to_string(),
-            Value::U32(id) => id.to_string(),
-            Value::U64(id) => id.to_string(),
-            _ => return None,
-        };
-        // A line break would end the line that it stands in.
-        Some(id).filter(|id| !id.is_empty() && !id.contains(['\r', '\n', '\0']))
+        let plans = self.output.plans();
+        let at = plans.messages[0].by_name("event_id", 0)?;
+        let field = &plans.messages[0].fields[at];
+        let fits = matches!(field.kind, Kind::String | Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64);
+        if !fits || !matches!(field.label, Label::Single) {
+            return None;
+        }
+        let mut writer = Writer::new(plans, 32);
+        writer.root_field(at, message).ok()?;
+        let id: serde_json::Value = serde_json::from_slice(&writer.out).ok()?;
+        let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+        // What is not set is no id, and a line break would end the line that it stands in.
+        Some(id).filter(|id| !id.is_empty() && id != "0" && !id.contains(['\r', '\n', '\0']))
     }
 
     /// The body of a response message: JSON, unless the contract says that it is the service's own.
     ///
     /// # Errors
     /// INTERNAL when the bytes are not the message that the contract says.
-    pub fn response(&self, message: Bytes) -> Result<Media, Refusal> {
-        let broken = |what: &str| Refusal::new(Code::Internal, "INVALID_RESPONSE", format!("the response {what}"));
-        let size = message.len();
-        let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| broken("cannot be decoded"))?;
+    pub fn response(&self, message: &Bytes) -> Result<Media, Refusal> {
         if self.gives_any_media() {
-            let field = self.response_body.as_ref().map(|field| message.get_field(field));
-            return Ok(get_media(field.as_ref().and_then(|value| value.as_message()).unwrap_or(&message)));
+            let inside = self.response_body.as_ref().map(|field| last_bytes(message, field.number()));
+            let body = inside.unwrap_or(Some(message)).ok_or_else(|| broken("cannot be decoded"))?;
+            return get_media(message, body).ok_or_else(|| broken("cannot be decoded"));
         }
-        let mut json = Vec::with_capacity(size * 2 + 64);
+        let plans = self.output.plans();
+        let mut writer = Writer::new(plans, message.len() * 2 + 256);
         let written = match &self.response_body {
-            None => write::message(&mut json, &message),
-            Some(field) => write::field(&mut json, &message, field),
+            None => writer.root(message),
+            Some(field) => {
+                let at = plans.messages[0].by_number(field.number(), 0).expect("a field is in the plan of its message");
+                writer.root_field(at, message)
+            }
         };
         written.map_err(|_| broken("has no JSON form"))?;
-        Ok(Media { kind: "application/json".to_owned(), data: json.into() })
+        Ok(Media { kind: "application/json".to_owned(), data: writer.out.into() })
+    }
+}
+
+fn broken(what: &str) -> Refusal {
+    Refusal::new(Code::Internal, "INVALID_RESPONSE", format!("the response {what}"))
+}
+
+/// A message type, compiled when it is first used.
+struct Compiled {
+    descriptor: MessageDescriptor,
+    plans: OnceLock<Plans>,
+}
+
+impl Compiled {
+    fn new(descriptor: MessageDescriptor) -> Self {
+        Self { descriptor, plans: OnceLock::new() }
+    }
+
+    fn plans(&self) -> &Plans {
+        self.plans.get_or_init(|| Plans::of(&self.descriptor))
     }
 }
 
 /// The messages of a method as JSON, without a route: every field stands for itself.
 pub struct Codec {
-    input: MessageDescriptor,
-    output: MessageDescriptor,
+    input: Compiled,
+    output: Compiled,
 }
 
 impl Codec {
     #[must_use]
     pub fn of(method: &MethodDescriptor) -> Self {
-        Self { input: method.input(), output: method.output() }
+        Self { input: Compiled::new(method.input()), output: Compiled::new(method.output()) }
     }
 
     /// A request message in JSON as a gRPC frame.
@@ -256,8 +297,12 @@ impl Codec {
     /// # Errors
     /// INVALID_ARGUMENT that names the field.
     pub fn frame(&self, json: &[u8]) -> Result<Bytes, Refusal> {
-        let json = if json.is_empty() { b"{}" } else { json };
-        Ok(frame(&body::parse(&self.input, None, json)?))
+        let mut out = Vec::with_capacity(PREFIX + json.len());
+        out.resize(PREFIX, 0);
+        if !json.is_empty() {
+            read::message(self.input.plans(), json, &mut out)?;
+        }
+        framed(out)
     }
 
     /// The bytes of a response message as JSON.
@@ -265,12 +310,24 @@ impl Codec {
     /// # Errors
     /// INTERNAL when the bytes are not the message that the contract says.
     pub fn json(&self, message: &[u8]) -> Result<Bytes, Refusal> {
-        let broken = |what: &str| Refusal::new(Code::Internal, "INVALID_RESPONSE", format!("the response {what}"));
-        let message = DynamicMessage::decode(self.output.clone(), message).map_err(|_| broken("cannot be decoded"))?;
-        let mut json = Vec::with_capacity(message.encoded_len() * 2 + 64);
-        write::message(&mut json, &message).map_err(|_| broken("has no JSON form"))?;
-        Ok(json.into())
+        let mut writer = Writer::new(self.output.plans(), message.len() * 2 + 256);
+        writer.root(message).map_err(|_| broken("has no JSON form"))?;
+        Ok(writer.out.into())
     }
+}
+
+/// Bytes with room for the prefix in front, as a frame.
+fn framed(mut out: Vec<u8>) -> Result<Bytes, Refusal> {
+    let length = out.len() - PREFIX;
+    // A list of zeros has two bytes each in JSON and eight on the wire.
+    if length > MAX_MESSAGE {
+        let why = "the message has more than 4 MiB when it is encoded";
+        let refusal = Refusal::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", why);
+        return Err(refusal.http(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    let length = u32::try_from(length).expect("4 MiB is less than 4 GiB");
+    out[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(out.into())
 }
 
 fn is_http_body(message: &MessageDescriptor) -> bool {
@@ -278,26 +335,34 @@ fn is_http_body(message: &MessageDescriptor) -> bool {
 }
 
 fn is_raw(field: &FieldDescriptor) -> bool {
-    !field.is_list() && matches!(field.kind(), Kind::Message(message) if is_http_body(&message))
+    !field.is_list() && matches!(field.kind(), Prost::Message(message) if is_http_body(&message))
 }
 
-fn set_media(message: &mut DynamicMessage, kind: String, data: Bytes) {
-    message.set_field_by_name("content_type", Value::String(kind));
-    message.set_field_by_name("data", Value::Bytes(data));
+/// Writes a google.api.HttpBody.
+fn put_media(kind: &str, data: &[u8], out: &mut Vec<u8>) {
+    for (number, bytes) in [(1, kind.as_bytes()), (2, data)] {
+        wire::put_tag(out, number, wire::LENGTH);
+        wire::put_bytes(out, bytes);
+    }
 }
 
-fn get_media(message: &DynamicMessage) -> Media {
-    let field = |name| message.get_field_by_name(name).map(std::borrow::Cow::into_owned);
-    let kind = field("content_type").and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
-    let data = field("data").and_then(|data| data.as_bytes().cloned()).unwrap_or_default();
-    Media { kind, data }
+/// Reads a google.api.HttpBody that is a part of `message`.
+fn get_media(message: &Bytes, body: &[u8]) -> Option<Media> {
+    let kind = String::from_utf8(last_bytes(body, 1)?.to_vec()).ok()?;
+    let data = last_bytes(body, 2)?;
+    Some(Media { kind, data: if data.is_empty() { Bytes::new() } else { message.slice_ref(data) } })
 }
 
-/// The message that `parents` lead to, made on the way.
-fn descend<'m>(message: &'m mut DynamicMessage, parents: &[FieldDescriptor]) -> &'m mut DynamicMessage {
-    parents.iter().fold(message, |message, field| {
-        message.get_field_mut(field).as_message_mut().expect("resolve admits only messages on the way")
-    })
+/// The last value of a field that is bytes; empty when there is none.
+fn last_bytes(message: &[u8], number: u32) -> Option<&[u8]> {
+    let (mut wire, mut found) = (Wire::new(message), &[][..]);
+    while !wire.is_end() {
+        match wire.tag()? {
+            (at, wire::LENGTH) if at == number => found = wire.bytes()?,
+            (at, form) => wire.skip(at, form)?,
+        }
+    }
+    Some(found)
 }
 
 /// Follows a dotted field path, in either spelling, through single messages.
@@ -309,7 +374,7 @@ fn resolve(message: &MessageDescriptor, path: &str) -> Result<Vec<FieldDescripto
             return Err(format!("{} has no field {name}", parent.full_name()));
         };
         message = match field.kind() {
-            Kind::Message(inner) if !field.is_list() && !field.is_map() => Some(inner),
+            Prost::Message(inner) if !field.is_list() && !field.is_map() => Some(inner),
             _ => None,
         };
         fields.push(field);
@@ -317,12 +382,11 @@ fn resolve(message: &MessageDescriptor, path: &str) -> Result<Vec<FieldDescripto
     Ok(fields)
 }
 
-/// Refuses a second member of a oneof.
-fn oneof_taken(message: &DynamicMessage, field: &FieldDescriptor) -> Option<String> {
-    let oneof = field.containing_oneof()?;
-    let other = oneof.fields().find(|other| other != field && message.has_field(other))?;
-    Some(format!("{} is set already", other.json_name()))
-}
+#[cfg(test)]
+mod oracle;
+
+#[cfg(test)]
+mod letter;
 
 #[cfg(test)]
 mod tests;

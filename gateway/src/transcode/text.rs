@@ -1,16 +1,7 @@
-//! Single values as text: what stands in a path or a query.
+//! Single values as text: which can be, and what they must look like.
 
-use base64::{
-    Engine,
-    alphabet::{STANDARD, URL_SAFE},
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use prost_reflect::{DeserializeOptions, DynamicMessage, EnumDescriptor, Kind, MessageDescriptor, Value};
-use serde::de::{IntoDeserializer, value::Error};
+use prost_reflect::{EnumDescriptor, Kind, MessageDescriptor};
 
-const BASE64: GeneralPurposeConfig = GeneralPurposeConfig::new()
-    .with_decode_allow_trailing_bits(true)
-    .with_decode_padding_mode(DecodePaddingMode::Indifferent);
 /// As many names of an enum as an error message lists.
 const NAMES_SHOWN: usize = 12;
 
@@ -19,60 +10,6 @@ pub(super) fn is_leaf(kind: &Kind) -> bool {
     match kind {
         Kind::Message(message) => wrapped(message).is_some() || is_text(message),
         _ => true,
-    }
-}
-
-/// Reads a value as the proto3 JSON mapping writes it, without the quotes.
-pub(super) fn parse(kind: &Kind, text: &str) -> Option<Value> {
-    Some(match kind {
-        Kind::String => Value::String(text.to_owned()),
-        Kind::Bool => Value::Bool(text.parse().ok()?),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(text.parse().ok()?),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(text.parse().ok()?),
-        Kind::Uint32 | Kind::Fixed32 => Value::U32(text.parse().ok()?),
-        Kind::Uint64 | Kind::Fixed64 => Value::U64(text.parse().ok()?),
-        Kind::Double => Value::F64(double(text)?),
-        Kind::Float => {
-            let wide = double(text)?;
-            #[expect(clippy::cast_possible_truncation, reason = "the range is checked right after")]
-            let narrow = wide as f32;
-            (narrow.is_finite() || !wide.is_finite()).then_some(Value::F32(narrow))?
-        }
-        Kind::Bytes => {
-            let alphabet = if text.contains(['-', '_']) { URL_SAFE } else { STANDARD };
-            Value::Bytes(GeneralPurpose::new(&alphabet, BASE64).decode(text).ok()?.into())
-        }
-        Kind::Enum(values) => {
-            let named = values.get_value_by_name(text).map(|value| value.number());
-            Value::EnumNumber(named.or_else(|| text.parse().ok())?)
-        }
-        Kind::Message(message) => Value::Message(parse_message(message, text)?),
-    })
-}
-
-fn parse_message(descriptor: &MessageDescriptor, text: &str) -> Option<DynamicMessage> {
-    if let Some(inner) = wrapped(descriptor) {
-        let mut message = DynamicMessage::new(descriptor.clone());
-        message.set_field_by_number(1, parse(&inner, text)?);
-        return Some(message);
-    }
-    if !is_text(descriptor) {
-        return None;
-    }
-    let text = IntoDeserializer::<Error>::into_deserializer(text);
-    DynamicMessage::deserialize_with_options(descriptor.clone(), text, &DeserializeOptions::new()).ok()
-}
-
-/// JSON numbers, `NaN`, `Infinity` and `-Infinity`; none of the other spellings that Rust reads.
-fn double(text: &str) -> Option<f64> {
-    match text {
-        "NaN" => Some(f64::NAN),
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        _ if text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) => {
-            text.parse().ok().filter(|value: &f64| value.is_finite())
-        }
-        _ => None,
     }
 }
 

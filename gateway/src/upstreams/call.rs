@@ -13,7 +13,6 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
-use prost_reflect::DynamicMessage;
 use rand::Rng;
 use tenon_chassis::Fault;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -374,11 +373,6 @@ fn lost() -> Status {
     Fault::new(Code::Unavailable, "UPSTREAM_UNAVAILABLE", "the connection to the service ended under the answer").into()
 }
 
-/// A message as the body of a gRPC call.
-pub(crate) fn frame(message: &DynamicMessage) -> Bytes {
-    frame_of(message)
-}
-
 /// The first message of a body that may not be complete yet.
 pub(super) fn unframe_first(read: &[u8]) -> Option<Bytes> {
     let (prefix, rest) = read.split_first_chunk::<PREFIX>()?;
@@ -386,11 +380,12 @@ pub(super) fn unframe_first(read: &[u8]) -> Option<Bytes> {
     rest.get(..usize::try_from(length).ok()?).map(Bytes::copy_from_slice)
 }
 
+/// A message as the body of a gRPC call.
 pub(super) fn frame_of(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).expect("a request that was read under 4 MiB does not grow to 4 GiB"));
+    frame.put_u32(u32::try_from(length).expect("what the edge asks is short"));
     message.encode_raw(&mut frame);
     frame.freeze()
 }

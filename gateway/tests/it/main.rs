@@ -1,6 +1,7 @@
 //! The edge in front of a service that answers with what it was asked.
 
 mod edge;
+mod hostile;
 mod house;
 mod protocols;
 mod resilience;

@@ -1,4 +1,5 @@
 //! Streams of every kind in every protocol that has them.
+#![expect(clippy::unwrap_used, reason = "a broken house is a failed test")]
 
 use std::{sync::atomic::Ordering, time::Duration};
 

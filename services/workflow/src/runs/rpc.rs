@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tenon_chassis::{Caller, Fault, TenantId, TenantTx, caller::Principal, fail, paging::Page};
 use tenon_proto::workflow::v1::{
     BatchCreateRunsRequest, BatchCreateRunsResponse, CancelRunRequest, CreateRunRequest, ExplainRunRequest,
-    ExplainRunResponse, GetRunRequest, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
+    ExplainRunResponse, GetRunRequest, HistoryEvent, ListRunHistoryRequest, ListRunHistoryResponse, ListRunsRequest,
     ListRunsResponse, PauseRunRequest, ResumeRunRequest, RetryRunRequest, Run, SignalRunRequest, SignalRunResponse,
     TerminateRunRequest, WatchRunRequest, WatchRunResponse, run_service_server::RunService,
 };
@@ -41,6 +41,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks meanwhile, should the engine be another process's.
 const LOOK: Duration = Duration::from_millis(100);
+/// What a browser sends that opens an event stream again.
+const LAST_EVENT_ID: &str = "last-event-id";
 /// Changes that a watcher may lag behind before the watch waits for it.
 const WATCHED_AHEAD: usize = 16;
 /// Characters of a reason.
@@ -246,13 +248,15 @@ impl RunService for Runs {
 
     async fn watch_run(&self, request: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
         let caller = Caller::of(&request)?;
+        let last = request.metadata().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let request = request.into_inner();
         let id = model::id_of(&request.name).ok_or(Error::RunNotFound)?;
         let mut tx = self.db.begin(&caller).await?;
         store::get(&mut tx, id).await?.ok_or(Error::RunNotFound)?;
         tx.commit().await?;
+        let after = last.unwrap_or(request.after_event_id);
         let (sender, told) = mpsc::channel(WATCHED_AHEAD);
-        let watch = Watch { db: self.db.clone(), mesh: self.mesh.clone(), caller, id, after: request.after_event_id };
+        let watch = Watch { db: self.db.clone(), mesh: self.mesh.clone(), caller, id, after };
         let (changes, stop) = (self.waker.changes(), self.mesh.draining.clone());
         self.mesh.tasks.spawn(async move {
             // A process that is about to stop lets go of its watchers: they come to another.
@@ -264,7 +268,9 @@ impl RunService for Runs {
         });
         let told = ReceiverStream::new(told).map(|told| {
             let Seen { run, events } = told?;
-            Ok(WatchRunResponse { run: Some(run.into()), events: events.into_iter().map(Into::into).collect() })
+            let events: Vec<HistoryEvent> = events.into_iter().map(Into::into).collect();
+            let event_id = events.last().map_or(0, |event| event.id);
+            Ok(WatchRunResponse { run: Some(run.into()), events, event_id })
         });
         Ok(Response::new(Box::pin(told)))
     }

@@ -271,11 +271,15 @@ impl Target {
             }
             Err(Gone { is_unsent, why, is_connect }) => {
                 flight.failed();
-                let (upstream, address) = (&self.dial.name, replica.address);
-                tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
                 // A server that leaves politely has not failed.
-                if is_connect || !is_unsent {
-                    self.balance.failed(&replica);
+                let failures = if is_connect || !is_unsent { self.balance.failed(&replica) } else { 0 };
+                let (upstream, address) = (&self.dial.name, replica.address);
+                if failures == 1 {
+                    tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
+                } else {
+                    tracing::debug!(upstream.name = upstream, upstream.address = %address, failures, error = why, "call was lost");
+                }
+                if failures > 0 {
                     self.balance.suspect();
                 }
                 Err(if is_unsent { Missed::Unsent } else { Missed::Lost })

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use crate::{
     Clock, EventId, SystemTx, TenantId,
-    db::{Db, Error, store},
+    db::{Db, Error, store, store::Position},
     fail,
     pulse::Beat,
     telemetry,
@@ -25,6 +25,8 @@ pub const USAGE_RECORDED: &str = "tenon.usage.recorded.v1";
 pub const CHANNEL: &str = "tenon_bus";
 /// Events that are handled in one transaction at most.
 const BATCH: i64 = 500;
+/// A reader that finds nothing moves on once it is so many transactions behind: each move is one itself.
+const FAR: i64 = 1_000;
 /// How long a consumer sleeps when no beat wakes it.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long it waits after an error.
@@ -147,6 +149,15 @@ async fn woken(beats: &mut Receiver<Beat>) {
     }
 }
 
+/// Where a reader stands after these rows, if it has moved, and whether there may be more at once. What is older than the
+/// horizon, read before them, and not for this reader need not be looked at again.
+fn advance(from: Position, rows: &[(Position, Event)], horizon: i64) -> (Option<Position>, bool) {
+    let last = rows.last().map(|(position, _)| *position);
+    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    let passed = (!full && horizon - from.0 > FAR).then_some((horizon - 1, i64::MAX));
+    (last.max(passed), full)
+}
+
 /// Handles one batch; true when there may be more at once.
 async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
     let mut tx = db.system().await?;
@@ -157,12 +168,13 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
         return Ok(false);
     };
     let types: Vec<String> = consumer.types.iter().map(|kind| (*kind).to_owned()).collect();
+    let horizon = store::get_horizon(&mut tx).await?;
     let rows = store::list_events(&mut tx, position, (&types, ""), BATCH).await?;
-    let Some(last) = rows.last().map(|(position, _)| *position) else { return Ok(false) };
-    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    let (next, full) = advance(position, &rows, horizon);
+    let Some(next) = next else { return Ok(false) };
     let events: Vec<Event> = rows.into_iter().map(|(_, event)| event).collect();
     handle(&mut tx, consumer, events).await?;
-    store::update_cursor(&mut tx, consumer.name, (position, last)).await?;
+    store::update_cursor(&mut tx, consumer.name, (position, next)).await?;
     fail::at("consume.commit.before").await?;
     tx.commit().await?;
     fail::at("consume.commit.after").await?;

@@ -26,10 +26,6 @@ use tokio::{runtime::Runtime, time::Instant};
 
 use settings::File;
 
-/// Calls come and go in small pieces: a tenth of the CPU time was spent in the C library's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The backbone of a multi-tenant SaaS: identity, tenants, billing and workflows behind one HTTP edge.
 #[derive(Debug, Parser)]
 #[command(name = "tenon", version, after_help = EXAMPLES)]

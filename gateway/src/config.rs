@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use tenon_chassis::limit::Quota;
 use tenon_proto::options::v1::policy::Rate;
 
@@ -28,6 +28,9 @@ pub struct Config {
     /// A TOML file with an [[upstream]] for each service of your own behind the edge; read again when it changes
     #[arg(long, env = "TENON_UPSTREAMS", value_name = "FILE")]
     pub upstreams: Option<PathBuf>,
+    /// Serve /openapi.json and the reference page /docs
+    #[arg(long, env = "TENON_EDGE_DOCS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub edge_docs: bool,
     /// Seconds that a request may take; a client may ask for less with x-request-timeout
     #[arg(long, env = "TENON_EDGE_TIMEOUT_S", default_value_t = 30)]
     pub edge_timeout_s: u64,

@@ -14,6 +14,8 @@ pub mod transcode;
 
 pub mod errors;
 
+pub mod openapi;
+
 mod upstreams;
 
 pub mod usage;

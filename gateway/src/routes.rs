@@ -28,6 +28,15 @@ pub struct Route {
     pub binding: Binding,
 }
 
+impl Route {
+    /// The verb; `None` is every one.
+    #[must_use]
+    pub fn verb(&self) -> Option<Verb> {
+        let (verb, _) = self.label.split_once(' ')?;
+        verb.parse().ok().filter(|_| verb != "*")
+    }
+}
+
 /// A binding that cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -92,6 +92,8 @@ async fn held_run(mesh: &Mesh, tenant: &Tenant) {
 
 /// Two tenants with a row in every table, made as customers make them.
 async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
+    let limited = r#"update billing.plans set limits = limits || '{"quota.ai_tokens": 1}'"#;
+    mesh.database.owner().await.execute(limited).await.expect("the owner may change plans");
     let tenants = [mesh.onboard("table-one").await, mesh.onboard("table-two").await];
     for tenant in &tenants {
         let task = json!({ "Type": "Task", "Resource": "grpc:tenon.billing.v1.UsageService/GetUsage", "End": true });
@@ -119,6 +121,11 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         })
         .await;
     }
+    eventually("nothing is left of a meter, and the workflow service knows", || async {
+        let sql = "select count(*) from workflow.quotas".to_owned();
+        (count(&mut mesh.database.owner().await, sql).await.ok()? == 2).then_some(())
+    })
+    .await;
     tenants
 }
 

@@ -21,6 +21,8 @@ mod every_table;
 mod identity;
 mod limits;
 mod migrate;
+mod purges;
+mod quotas;
 mod own_service;
 mod readme;
 mod runs;

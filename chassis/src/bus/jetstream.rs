@@ -11,7 +11,7 @@ use futures::{StreamExt, future::try_join_all};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{BACKOFF, BATCH, Consumer, Event, handle};
+use super::{BACKOFF, BATCH, Consumer, Event, advance, handle};
 use crate::{
     db::{Db, Error, store},
     fail, telemetry,
@@ -70,10 +70,11 @@ pub(super) async fn relay_batch(db: &Db, stream: &JetStream, name: &str) -> Resu
         tx.commit().await?;
         return Ok(true);
     };
+    let horizon = store::get_horizon(&mut tx).await?;
     let rows = store::list_events(&mut tx, position, (&[], db.service), BATCH).await?;
     tx.commit().await?;
-    let Some(last) = rows.last().map(|(position, _)| *position) else { return Ok(false) };
-    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
+    let (next, full) = advance(position, &rows, horizon);
+    let Some(next) = next else { return Ok(false) };
     fail::at("relay.publish.before").await?;
     // Sent in order, acknowledged together.
     let mut acks = Vec::with_capacity(rows.len());
@@ -85,7 +86,7 @@ pub(super) async fn relay_batch(db: &Db, stream: &JetStream, name: &str) -> Resu
     try_join_all(acks).await.map_err(broker)?;
     fail::at("relay.publish.after").await?;
     let mut tx = db.system().await?;
-    store::update_cursor(&mut tx, name, (position, last)).await?;
+    store::update_cursor(&mut tx, name, (position, next)).await?;
     tx.commit().await?;
     fail::at("relay.commit.after").await?;
     Ok(full)

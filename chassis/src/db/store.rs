@@ -103,6 +103,12 @@ pub(crate) async fn get_cursor<'c>(
     Ok(row.fetch_optional(db).await?.map(|row| (row.xid, row.seq)))
 }
 
+/// The transaction before which none is open any more.
+pub(crate) async fn get_horizon<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<i64, Error> {
+    let horizon = sqlx::query_scalar!(r#"select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "xmin!""#);
+    Ok(horizon.fetch_one(db).await?)
+}
+
 /// Moves the position on, unless another replica has.
 pub(crate) async fn update_cursor<'c>(
     db: impl Executor<'c, Database = Postgres>,

@@ -73,6 +73,7 @@ use self::{
 use crate::{
     config::Config,
     errors::Refusal,
+    openapi::{self, Page},
     routes::Found,
     upstreams::{self, Loaded, Room},
     usage::Meter,
@@ -244,7 +245,7 @@ impl Edge {
         }
         match (protocol, served, own) {
             (Protocol::Json, ..) => self.route(loaded, seen, headers),
-            (Protocol::Grpc | Protocol::Web { .. }, _, Some(own)) => {
+            (Protocol::Grpc | Protocol::Web { .. } | Protocol::ConnectStream { json: false }, _, Some(own)) => {
                 seen.label = Some(own.into());
                 Ok(Step::Own(own))
             }
@@ -255,11 +256,17 @@ impl Edge {
                 seen.label = Some(served.label.clone());
                 Ok(Step::Call(Ask { loaded, protocol, served, route: None }))
             }
-            (_, None, Some(_)) => Err(connect::other_kind("application/grpc or application/grpc-web")),
+            (_, None, Some(_)) => Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto")),
             (_, None, None) => {
                 Err(Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", "no method of this name is served here"))
             }
         }
+    }
+
+    /// A page of the edge's own; a route of the same path goes first.
+    fn page(&self, loaded: &Loaded, seen: &Seen) -> Option<Page> {
+        let document = || loaded.document().clone();
+        openapi::find_page(&seen.verb, seen.uri.path(), document).filter(|_| self.config.edge_docs)
     }
 
     /// Finds what HTTP/JSON asks for.
@@ -292,6 +299,7 @@ impl Edge {
                 let allow = HeaderValue::from_static("POST");
                 Err(refusal.http(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, allow))
             }
+            Found::Nothing if let Some(page) = self.page(loaded, seen) => Ok(Step::Answer(page.answer(headers))),
             Found::Nothing => Err(Refusal::new(Code::NotFound, "ROUTE_NOT_FOUND", "nothing is served on this path")),
         }
     }
@@ -431,7 +439,8 @@ impl Edge {
         let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         let csp =
             HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
-        to.insert(header::CONTENT_SECURITY_POLICY, csp);
+        // The reference page has one of its own; a service's is never passed on.
+        to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
         if self.config.public_https {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }

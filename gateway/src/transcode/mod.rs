@@ -137,6 +137,47 @@ impl Binding {
         self.body != Body::Nothing
     }
 
+    /// The request message.
+    pub(crate) fn input(&self) -> &MessageDescriptor {
+        &self.input.descriptor
+    }
+
+    /// The response message.
+    pub(crate) fn output(&self) -> &MessageDescriptor {
+        &self.output.descriptor
+    }
+
+    /// Whether all fields that the path does not bind come from the body.
+    pub(crate) fn takes_whole_body(&self) -> bool {
+        self.body == Body::Whole
+    }
+
+    /// The one field that comes from the body.
+    pub(crate) fn body_field(&self) -> Option<&FieldDescriptor> {
+        if let Body::Field(field) = &self.body { Some(field) } else { None }
+    }
+
+    /// The one field that is the answer.
+    pub(crate) fn response_field(&self) -> Option<&FieldDescriptor> {
+        self.response_body.as_ref()
+    }
+
+    /// The field that a variable of the path is copied to.
+    pub(crate) fn captured(&self, name: &str) -> Option<&FieldDescriptor> {
+        self.captures.iter().find(|capture| capture.name == name)?.fields.last()
+    }
+
+    /// Whether a variable of the path is copied to this very field.
+    pub(crate) fn is_captured(&self, name: &str, fields: &[FieldDescriptor]) -> bool {
+        self.captures.iter().any(|capture| capture.name == name && capture.fields == fields)
+    }
+
+    /// The fields of the request itself that the path binds.
+    pub(crate) fn captured_fields(&self) -> Vec<FieldDescriptor> {
+        let own = self.captures.iter().filter(|capture| capture.fields.len() == 1);
+        own.map(|capture| capture.fields[0].clone()).collect()
+    }
+
     /// Whether the body is handed on as it comes, of any media type.
     #[must_use]
     pub fn takes_any_media(&self) -> bool {

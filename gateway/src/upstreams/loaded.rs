@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use http::{HeaderName, Uri};
@@ -14,6 +14,7 @@ use tenon_proto::{
 use super::{Target, file::Entry};
 use crate::{
     Error,
+    openapi::{self, Page},
     routes::{Route, Routes},
     stack,
     transcode::Codec,
@@ -30,6 +31,8 @@ pub(crate) struct Loaded {
     by_route: Vec<usize>,
     by_path: HashMap<Box<str>, usize>,
     pub(super) foreign: Vec<Foreign>,
+    /// Made when it is asked for first.
+    document: OnceLock<Page>,
 }
 
 /// Where the calls of a method go.
@@ -91,7 +94,14 @@ impl Loaded {
         });
         let by_route = by_route.collect::<Result<_, _>>()?;
         drop(owners);
-        Ok(Self { contract: Arc::new(contract), routes, served, by_route, by_path, foreign })
+        Ok(Self { contract: Arc::new(contract), routes, served, by_route, by_path, foreign, document: OnceLock::new() })
+    }
+
+    /// openapi.json
+    pub(crate) fn document(&self) -> &Page {
+        self.document.get_or_init(|| {
+            Page::new("application/json", openapi::document(&self.contract, &self.routes).to_string())
+        })
     }
 
     /// Where the calls of a route go.

@@ -4,6 +4,7 @@ pub mod config;
 pub mod error;
 pub mod invoices;
 pub mod plans;
+pub mod quotas;
 pub mod subscriptions;
 pub mod usage;
 
@@ -29,10 +30,11 @@ pub const NAME: &str = "billing";
 /// # Errors
 /// When the database is not configured or the port is taken.
 pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
-    let db = open_db(mesh, NAME, &config.billing_db_password, |_| vec![usage::consumer()])?;
+    let db = open_db(mesh, NAME, &config.billing_db_password, |_| vec![usage::consumer(mesh.clock.clone())])?;
     let routes = Routes::new(PlanServiceServer::new(plans::Plans::new(db.clone())))
         .add_service(SubscriptionServiceServer::new(subscriptions::Subscriptions::new(db.clone())))
         .add_service(UsageServiceServer::new(usage::Usage::new(db.clone())))
-        .add_service(InvoiceServiceServer::new(invoices::Invoices::new(db)));
+        .add_service(InvoiceServiceServer::new(invoices::Invoices::new(db.clone())));
+    mesh.tasks.spawn(quotas::keeper::run(db, mesh.stop.clone()));
     Ok(Server::bind(mesh, NAME, routes, vec![PLANS, SUBSCRIPTIONS, USAGE, INVOICES]).await?)
 }

@@ -34,6 +34,15 @@ pub struct Config {
     /// Days that the idempotency key of a start is remembered
     #[arg(long, env = "TENON_WORKFLOW_KEYS_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub workflow_keys_days: u32,
+    /// Runs of one tenant in memory at most when its plan has no limit `workflow.active_runs`; more wait in the database
+    #[arg(long, env = "TENON_WORKFLOW_TENANT_ACTIVE_RUNS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workflow_tenant_active_runs: u32,
+    /// Days that events are kept once every consumer has seen them; four times as long when one has not
+    #[arg(long, env = "TENON_EVENTS_DAYS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub events_days: u32,
+    /// Days that the answer to a request with an Idempotency-Key is kept
+    #[arg(long, env = "TENON_IDEMPOTENCY_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub idempotency_days: u32,
     /// Networks that http:invoke, llm:chat and webhooks may reach beside public addresses: 10.0.0.0/8,fd00::/8
     #[arg(long, env = "TENON_WORKFLOW_HTTP_ALLOW_CIDRS", default_value = "")]
     pub workflow_http_allow_cidrs: Networks,

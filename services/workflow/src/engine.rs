@@ -4,6 +4,7 @@
 mod active;
 pub(crate) mod births;
 mod change;
+mod crowd;
 mod family;
 mod lease;
 mod load;
@@ -38,6 +39,7 @@ use crate::{
     config::Config,
     error::Error,
     fair::Fair,
+    quotas::{self, Quotas},
     runs::{
         model::{NewRun, Run, RunId},
         template::Templates,
@@ -47,6 +49,7 @@ use crate::{
 pub(crate) use active::Hold;
 use active::{Active, Key, Work};
 use births::{Awaited, Birth, Born, Delivery, Ground, NotBorn, Nursery};
+use crowd::Crowd;
 use time::{Pace, Time};
 use writer::{Epochs, Writer};
 
@@ -58,6 +61,8 @@ pub const TASKS: &str = "tenon_tasks";
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The pause before a start that failed is tried again.
 const PREPARE_AGAIN: Duration = Duration::from_millis(250);
+/// How often the runs of each tenant are counted at least while there is something to do.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
 /// Answers that one transaction takes in at most; as many again may wait.
 const BATCH: usize = 500;
 /// Turns of births that an engine may lag behind.
@@ -72,6 +77,8 @@ const CHANGES: usize = 4_096;
 /// Tells engines that there is something to do: the one in this process at once, the others by the database.
 pub struct Waker {
     db: Db,
+    pub(crate) quotas: Quotas,
+    pub(crate) crowd: Crowd,
     here: Notify,
     /// Tasks that were opened in this process.
     opened: Notify,
@@ -87,11 +94,22 @@ pub struct Waker {
 
 impl Waker {
     #[must_use]
-    pub fn new(db: Db) -> Self {
+    pub fn new(db: Db, quotas: Quotas) -> Self {
         let (births, cradle) = mpsc::channel(BIRTHS);
         let (changes, cradle) = (broadcast::channel(CHANGES).0, Mutex::new(Some(cradle)));
         let (works, writes) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { db, here: Notify::new(), opened: Notify::new(), changes, births, cradle, works, writes }
+        Self {
+            db,
+            quotas,
+            crowd: Crowd::default(),
+            here: Notify::new(),
+            opened: Notify::new(),
+            changes,
+            births,
+            cradle,
+            works,
+            writes,
+        }
     }
 
     /// Starts a run in this process, if its engine can.
@@ -105,6 +123,7 @@ impl Waker {
         if !self.works.load(Ordering::Relaxed) || !self.writes.load(Ordering::Relaxed) {
             return Err(NotBorn::Elsewhere(Box::new(new)));
         }
+        self.quotas.admit_run(tenant).map_err(NotBorn::Refused)?;
         let (reply, born) = oneshot::channel();
         match self.births.try_send(Birth { tenant, weight, new, meter, delivery, reply }) {
             Ok(()) => born.await.unwrap_or_else(|_| Err(NotBorn::Refused(births::unavailable()))),
@@ -163,11 +182,13 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(DateTime<Utc>, Key, u64)>>,
     /// When the first run that sleeps in the database has to be woken, as far as is known.
     next_due: Option<DateTime<Utc>>,
-    writer: Writer,
+    /// Runs that wait for something to be left of a meter, and are to be parked.
+    short: Vec<(Key, String)>,
     /// The tenant whose turn was last to have its due runs claimed.
     turn: Uuid,
     /// Whether runs may have been claimed without this engine hearing of it.
     doubts: bool,
+    writer: Writer,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// What the lane of births is told, and what it tells.
     ground: watch::Sender<Ground>,
@@ -179,6 +200,8 @@ pub struct Engine {
     pace: Pace,
     /// When to delete what is past its time.
     purge_at: Instant,
+    /// When to count the runs of each tenant again.
+    count_at: Instant,
     calls: TaskTracker,
 }
 
@@ -215,6 +238,7 @@ impl Engine {
             ground: seen,
             born: sender,
             awaited: awaited.clone(),
+            directory: mesh.directory.clone(),
         };
         Self {
             id: id::uuid_v7(db.clock()),
@@ -227,6 +251,7 @@ impl Engine {
             directory: mesh.directory.clone(),
             pace: Pace::new(),
             purge_at: Instant::now(),
+            count_at: Instant::now(),
             waker,
             tasks,
             time,
@@ -234,9 +259,10 @@ impl Engine {
             runs: HashMap::new(),
             timers: BinaryHeap::new(),
             next_due: None,
-            writer,
+            short: Vec::new(),
             turn: Uuid::nil(),
             doubts: false,
+            writer,
             answers: mpsc::channel(BATCH),
             calls: TaskTracker::new(),
         }
@@ -274,6 +300,7 @@ impl Engine {
                 () = waker.here.notified() => looks = true,
                 () = woken(&mut beats) => looks = true,
                 () = sleep_until(next_timer) => {}
+                () = std::future::ready(()), if !self.short.is_empty() => {}
             }
             while inputs.len() < BATCH
                 && let Ok(answer) = self.answers.1.try_recv()
@@ -283,6 +310,8 @@ impl Engine {
             while let Ok(born) = self.born.try_recv() {
                 self.take_in(born);
             }
+            let parks = self.short.drain(..).map(|(key, meter)| (key, Work::Park(format!("{}{meter}", quotas::HELD))));
+            inputs.extend(parks);
             self.due_timers(&mut inputs);
             if looks || self.next_due.is_some_and(|due| due <= self.time.now()) {
                 self.next_due = None;
@@ -313,7 +342,11 @@ impl Engine {
     }
 
     /// Lets the lane of births know what is owned, and how many runs there is room for.
-    fn tell_ground(&self) {
+    fn tell_ground(&mut self) {
+        if Instant::now() >= self.count_at {
+            self.count_at = Instant::now() + COUNT_EVERY;
+            self.count_crowd();
+        }
         self.waker.works.store(!self.owned.is_empty(), Ordering::Relaxed);
         let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
         self.ground.send_modify(|ground| {

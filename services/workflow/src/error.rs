@@ -32,6 +32,8 @@ pub enum Error {
     EngineBusy,
     #[error("more runs with this concurrency key wait for their turn than are kept; try again later")]
     QueueFull,
+    #[error("nothing is left of {0} in the plan until {1}")]
+    QuotaExhausted(&'static str, chrono::DateTime<chrono::Utc>),
     #[error("the idempotency key was used with another input")]
     KeyReused,
     #[error("the run has ended")]
@@ -123,6 +125,7 @@ impl From<Error> for Status {
                 let fault = Fault::new(Code::ResourceExhausted, "QUEUE_FULL", text);
                 fault.retry_after(std::time::Duration::from_secs(60)).into()
             }
+            Error::QuotaExhausted(..) => Fault::new(Code::ResourceExhausted, "QUOTA_EXHAUSTED", text).into(),
             Error::KeyReused => Fault::new(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", text).into(),
             Error::RunEnded => Fault::new(Code::FailedPrecondition, "RUN_ENDED", text).into(),
             Error::RunNotFailed => Fault::new(Code::FailedPrecondition, "RUN_NOT_FAILED", text).into(),

@@ -21,6 +21,16 @@ pub fn weight(tenant: Option<&tenon_chassis::directory::Tenant>) -> u32 {
     u32::try_from(limit.clamp(1, WEIGHT_MAX)).unwrap_or(1)
 }
 
+/// What a plan names the runs of a tenant that are at work at once.
+const ACTIVE_RUNS: &str = "workflow.active_runs";
+
+/// Runs of a tenant in memory at most, from the limits of its plan; `default` when they do not say.
+#[must_use]
+pub fn active_runs(tenant: Option<&tenon_chassis::directory::Tenant>, default: u32) -> usize {
+    let limit = tenant.and_then(|tenant| tenant.limits.get(ACTIVE_RUNS)).copied().unwrap_or(default.into());
+    usize::try_from(limit.max(1)).unwrap_or(usize::MAX)
+}
+
 /// Things that wait, by tenant. Each costs the same, so that a deficit is a number of things.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {

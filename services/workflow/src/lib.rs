@@ -12,6 +12,8 @@ pub mod fair;
 pub mod hooks;
 pub mod json;
 pub mod pauses;
+mod purges;
+pub mod quotas;
 pub mod runs;
 pub mod schedules;
 pub mod secrets;
@@ -50,8 +52,9 @@ pub const NAME: &str = "workflow";
 /// When the database is not configured or the port is taken.
 pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let db = open_db(mesh, NAME, &config.workflow_db_password, |_| Vec::new())?;
-    let waker = Arc::new(engine::Waker::new(db.clone()));
-    let starter = runs::start::Starter::new(config.workflow_partitions, config.workflow_keys_days);
+    let quotas = quotas::Quotas::new(db.clone());
+    let waker = Arc::new(engine::Waker::new(db.clone(), quotas.clone()));
+    let starter = runs::start::Starter::new((config.workflow_partitions, config.workflow_keys_days), quotas.clone());
     let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
     let pauses = pauses::Pauses::new(db.clone(), waker.clone());
     let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
@@ -80,6 +83,9 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     mesh.tasks.spawn(engine.run());
     mesh.tasks.spawn(activities.run(mesh.stop.clone()));
     mesh.tasks.spawn(approvals.run(mesh.stop.clone()));
+    mesh.tasks.spawn(quotas.run(mesh.stop.clone()));
+    mesh.tasks.spawn(purges::run(db.clone(), config.clone(), mesh.stop.clone()));
+    mesh.tasks.spawn(mesh.bus.clone().consume(db.clone(), quotas::Quotas::consumer(), mesh.stop.clone()));
     mesh.tasks.spawn(ticker);
     mesh.tasks.spawn(deliverer);
     mesh.tasks.spawn(mesh.bus.clone().consume(db, consumer, mesh.stop.clone()));

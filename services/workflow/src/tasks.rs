@@ -137,6 +137,20 @@ impl Tasks {
         Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer }
     }
 
+    /// The meters that a call of a resource draws on.
+    #[must_use]
+    pub fn meters(&self, resource: &str) -> Vec<String> {
+        match resource.split_once(':') {
+            Some(("http" | "email", _)) => vec![meter::CONNECTOR_CALLS.to_owned()],
+            Some(("llm", _)) => vec![meter::AI_TOKENS.to_owned(), meter::CONNECTOR_CALLS.to_owned()],
+            Some(("grpc", method)) => {
+                let method = self.mesh.contract.method(&format!("/{method}"));
+                method.and_then(|method| method.meter.clone()).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Calls once the tenant is in good standing, and answers with the response as JSON.
     ///
     /// # Errors

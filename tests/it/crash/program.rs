@@ -86,12 +86,13 @@ impl Program {
             let body = json!({ "workflowId": id, "definition": definition, "envelope": envelope });
             post("/v1/workflows", body).await;
         }
-        let targets = json!([{ "start": { "workflow": "hooked", "input": "{'meter': request.body.meter}" } }]);
-        post("/v1/hooks", json!({ "hookId": "in", "scheme": "GITHUB", "secret": SECRET, "targets": targets })).await;
-        // What leads to more than a run alone is written in a transaction of its own.
-        let nobody = json!({ "signal": { "run": "'nobody'", "signal": "go" } });
-        let targets = json!([targets[0], nobody]);
-        post("/v1/hooks", json!({ "hookId": "more", "scheme": "GITHUB", "secret": SECRET, "targets": targets })).await;
+        let start = json!({ "start": { "workflow": "hooked", "input": "{'meter': request.body.meter}" } });
+        let signal = json!({ "signal": { "run": "request.body.meter", "signal": "nobody" } });
+        // What starts one run alone goes another way than what does more.
+        for (id, targets) in [("one", json!([start])), ("more", json!([start, signal]))] {
+            let hook = json!({ "hookId": id, "scheme": "GITHUB", "secret": SECRET, "targets": targets });
+            post("/v1/hooks", hook).await;
+        }
         let url = format!("http://127.0.0.1:{}/status/200", web.port);
         post("/v1/endpoints", json!({ "endpointId": "out", "url": url, "eventTypes": ["shop.point.v1"] })).await;
         let cron = json!({ "scheduleId": "often", "workflow": "beat", "cron": "* * * * * *", "overlap": "ALLOW" });
@@ -257,7 +258,7 @@ impl Round {
             ("x-github-event", "push".to_owned()),
             ("x-hub-signature-256", format!("sha256={signature}")),
         ];
-        for hook in ["in", "more"] {
+        for hook in ["one", "more"] {
             self.answered(&format!("/hooks/{}/{hook}", self.slug), &headers, &body).await;
         }
     }

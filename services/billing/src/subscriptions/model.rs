@@ -29,6 +29,12 @@ impl Period {
         Self { start, end: start.checked_add_months(Months::new(1)).unwrap_or(DateTime::<Utc>::MAX_UTC) }
     }
 
+    /// Whether a time belongs to it.
+    #[must_use]
+    pub fn has(self, time: DateTime<Utc>) -> bool {
+        (self.start..self.end).contains(&time)
+    }
+
     /// The month, counted from this one's start, that `now` is in.
     #[must_use]
     pub fn at(self, now: DateTime<Utc>) -> Self {

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use tenon_chassis::{
-    SystemTx,
+    Clock, SystemTx,
     bus::{Consumer, Event, Handle, USAGE_RECORDED},
     db,
 };
 
 use super::{model::UsageEvent, store};
+use crate::{error::Error, quotas};
 
-pub(crate) fn consumer() -> Consumer {
-    Consumer { name: "billing.usage", types: &[USAGE_RECORDED], handler: Arc::new(Count) }
+pub(crate) fn consumer(clock: Clock) -> Consumer {
+    Consumer { name: "billing.usage", types: &[USAGE_RECORDED], handler: Arc::new(Count { clock }) }
 }
 
-struct Count;
+struct Count {
+    clock: Clock,
+}
 
 impl Handle for Count {
     fn handle<'a>(&'a self, tx: &'a mut SystemTx, events: &'a [Event]) -> BoxFuture<'a, Result<(), db::Error>> {
@@ -27,8 +30,17 @@ impl Handle for Count {
                     None => tracing::error!(event.id = %event.id, "usage event is malformed and is not counted"),
                 }
             }
-            store::insert(tx, &usage).await?;
-            Ok(())
+            let counted = store::insert(&mut *tx, &usage).await?;
+            let changes = quotas::count(tx, &counted, self.clock.now()).await.map_err(as_db)?;
+            tx.emit(&quotas::events(&changes, &self.clock)).await
         })
+    }
+}
+
+/// What the database said; nothing else can go wrong here.
+fn as_db(error: Error) -> db::Error {
+    match error {
+        Error::Db(error) => error,
+        other => db::Error::Refused(tenon_chassis::Fault::internal(&other)),
     }
 }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    quotas,
     subscriptions::{model::Period, store as subscriptions},
 };
 
@@ -59,7 +60,11 @@ impl UsageService for Usage {
             events.push((tenant, event.check(&at, now)?));
         }
         let mut tx = self.db.begin(&caller).await?;
-        let accepted = store::insert(&mut tx, &events).await.map_err(Error::from)?;
+        let counted = store::insert(&mut tx, &events).await.map_err(Error::from)?;
+        for change in quotas::count(&mut tx, &counted, now).await? {
+            tx.emit(change.kind(), change.subject(), change.data());
+        }
+        let accepted = i64::try_from(counted.len()).unwrap_or(i64::MAX);
         let count = |n: i64| i32::try_from(n).unwrap_or(i32::MAX);
         let duplicate = i64::try_from(events.len()).unwrap_or(i64::MAX) - accepted;
         Ok(tx.reply(IngestUsageResponse { accepted: count(accepted), duplicate: count(duplicate) }).await?)

@@ -1,36 +1,44 @@
 //! billing.usage_events
 
 use chrono::{DateTime, Utc};
-use sqlx::{Executor, Postgres, query_scalar};
+use sqlx::{Executor, Postgres, query_as};
 use tenon_chassis::{TenantId, TenantTx};
 use uuid::Uuid;
 
 use super::model::UsageEvent;
 use crate::{error::Error, subscriptions::model::Period};
 
-/// Counts events, of any tenants when the transaction sees all; returns how many had not been counted before.
+/// Use that was counted just now.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) tenant_id: Uuid,
+    pub(crate) meter: String,
+    pub(crate) quantity: i64,
+    pub(crate) time: DateTime<Utc>,
+}
+
+/// Counts events, of any tenants when the transaction sees all; returns those that had not been counted before.
 pub(crate) async fn insert<'c>(
     db: impl Executor<'c, Database = Postgres>,
     events: &[(TenantId, UsageEvent)],
-) -> Result<i64, sqlx::Error> {
+) -> Result<Vec<Counted>, sqlx::Error> {
     let tenants: Vec<Uuid> = events.iter().map(|(tenant, _)| tenant.uuid()).collect();
     let ids: Vec<String> = events.iter().map(|(_, event)| event.id.clone()).collect();
     let meters: Vec<String> = events.iter().map(|(_, event)| event.meter.clone()).collect();
     let quantities: Vec<i64> = events.iter().map(|(_, event)| event.quantity).collect();
     let times: Vec<DateTime<Utc>> = events.iter().map(|(_, event)| event.time).collect();
-    query_scalar!(
-        r#"with counted as (
-               insert into billing.usage_events (tenant_id, id, meter, quantity, time)
-               select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
-               on conflict (tenant_id, id) do nothing returning 1)
-           select count(*) as "count!" from counted"#,
+    query_as!(
+        Counted,
+        "insert into billing.usage_events (tenant_id, id, meter, quantity, time)
+         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
+         on conflict (tenant_id, id) do nothing returning tenant_id, meter, quantity, time",
         &tenants,
         &ids,
         &meters,
         &quantities,
         &times
     )
-    .fetch_one(db)
+    .fetch_all(db)
     .await
 }
 

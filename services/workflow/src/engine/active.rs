@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     asl::{Command, Event, Execution, Failure, Input, Machine, Outcome, Step},
+    quotas,
     runs::{
         mail::{Letter, Message},
         model::RunId,
@@ -66,8 +67,9 @@ pub(super) enum Work {
     Letter(Letter),
     /// Nothing: it was taken into memory, and may leave it again.
     Look,
-    /// Nothing any more: its tenant is suspended, or owes money.
-    Park,
+    /// Nothing any more: its tenant is suspended or owes money (`standing`), or has nothing left of what it needs
+    /// (`quota:METER`).
+    Park(String),
 }
 
 /// Who holds a run back, as the database keeps it.
@@ -75,14 +77,14 @@ pub(super) enum Work {
 pub(crate) struct Hold(pub(crate) String);
 
 impl Hold {
-    /// Whether it is no run's own: a pause of a workflow or a tenant, or the tenant's standing.
+    /// Whether it is no run's own: a pause of a workflow or a tenant, the tenant's standing or its quota.
     pub(crate) fn is_wide(&self) -> bool {
         Self::is_wide_name(&self.0)
     }
 
     /// The same of a hold as the database keeps it.
     pub(crate) fn is_wide_name(name: &str) -> bool {
-        matches!(name, "workflow" | "tenant" | "standing")
+        matches!(name, "workflow" | "tenant" | "standing") || name.starts_with(quotas::HELD)
     }
 }
 
@@ -200,11 +202,11 @@ impl Active {
         for work in work {
             match work {
                 Work::Look => taken.changed = true,
-                Work::Park if self.hold.is_none() => {
-                    self.hold = Some(Hold("standing".to_owned()));
+                Work::Park(by) if self.hold.is_none() => {
+                    self.hold = Some(Hold(by));
                     (taken.changed, taken.rehold) = (true, true);
                 }
-                Work::Park => {}
+                Work::Park(_) => {}
                 Work::Letter(letter) => drop(self.letters.insert(letter.seq, letter)),
                 Work::Input(Input::TimerFired { .. }) if self.is_held() => {}
                 Work::Input(input) if self.is_held() => {

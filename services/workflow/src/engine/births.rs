@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tenon_chassis::{Fault, SystemTx, TenantId, bus, fail};
+use tenon_chassis::{Fault, SystemTx, TenantId, bus, directory::Directory, fail};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     asl::Execution,
     error::Error,
-    fair::Fair,
+    fair::{self, Fair},
     runs::{
         model::{self, NewRun, Run, RunId, State},
         start::admitted,
@@ -119,6 +119,7 @@ pub(super) struct Nursery {
     pub(super) born: mpsc::Sender<Born>,
     /// Runs that the engine finds in the database a moment before it hears of them here.
     pub(super) awaited: Awaited,
+    pub(super) directory: Arc<Directory>,
 }
 
 /// Keys of runs that are being written, and rest in memory then.
@@ -172,6 +173,7 @@ impl Nursery {
         let steps = stepping.await.expect("a panic of a run is caught, and the work is not cancelled");
         let keys: Vec<Key> = steps.iter().filter(|step| step.rests_in_memory()).map(|step| step.about.key).collect();
         self.awaited.lock().expect("no holder panics").extend(&keys);
+        keys.iter().for_each(|key| self.writer.waker.crowd.grow(key.tenant));
         let (waiting, births) = (&mut self.waiting, &mut self.births);
         let written = self.writer.write(steps, tx, &ground.owned, || turn_away(waiting, births)).await;
         let born = announce(written, keys, ground.owned);
@@ -184,8 +186,12 @@ impl Nursery {
     /// Gives each run an id, its version and its state in memory; those that cannot be are answered.
     async fn conceive(&self, births: Vec<Birth>, ground: &Ground) -> (Option<SystemTx>, Vec<(Box<Active>, Newborn)>) {
         let (mut here, mut born) = (Vec::new(), Vec::new());
+        let mut more: HashMap<TenantId, usize> = HashMap::new();
         for birth in births {
-            if here.len() < ground.room && !ground.owned.is_empty() {
+            let more = more.entry(birth.tenant).or_default();
+            let may = self.may_have_more(birth.tenant, *more).await;
+            *more += 1;
+            if may && here.len() < ground.room && !ground.owned.is_empty() {
                 here.push(birth);
             } else {
                 birth.send_elsewhere();
@@ -219,6 +225,13 @@ impl Nursery {
             }
         }
         (Some(tx), born)
+    }
+
+    /// Whether a tenant may have another run at work, beside those of this turn.
+    async fn may_have_more(&self, tenant: TenantId, more: usize) -> bool {
+        let known = self.directory.by_id(tenant).await.ok();
+        let most = fair::active_runs(known.as_deref(), self.writer.config.workflow_tenant_active_runs);
+        self.writer.waker.crowd.has_room(tenant, more, most)
     }
 
     fn embody(

@@ -183,6 +183,9 @@ impl Writer {
             Ok(new) => new,
             Err(failure) => return Ok(Err(failure)),
         };
+        if let Err(error) = self.waker.quotas.admit_run(key.tenant) {
+            return Ok(Err(Failure::new("QUOTA_EXHAUSTED", error.to_string())));
+        }
         let name = (key.tenant.uuid(), new.workflow_id.clone());
         let latest: HashMap<_, _> = self.latest(tx, vec![name.clone()]).await?;
         let Some(latest) = latest.get(&name) else {

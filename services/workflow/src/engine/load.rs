@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::TimeDelta;
-use tenon_chassis::fail;
+use chrono::{DateTime, TimeDelta, Utc};
+use tenon_chassis::{SystemTx, fail};
 use uuid::Uuid;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     asl::Execution,
     error::Error,
+    fair,
     runs::{mail::Letter, model::State},
 };
 
@@ -96,17 +97,11 @@ impl Engine {
             return Ok(Claimed::default());
         }
         let now = self.time.now();
-        let mut tx = self.db.system().await?;
         let all: Vec<i16> = self.owned.keys().copied().collect();
         if self.doubts {
-            let (ids, epochs) = self.epochs(all.iter().copied());
-            let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
-            let in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
-            store::update_forgotten(&mut tx, &held, &in_memory).await?;
-            tx.commit().await?;
-            self.doubts = false;
-            tx = self.db.system().await?;
+            self.recall(&all).await?;
         }
+        let mut tx = self.db.system().await?;
         let awaited = store::list_due_partitions(&mut tx, &all).await?;
         self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
@@ -122,7 +117,11 @@ impl Engine {
         // With no room left a run that is in memory already must still get its mail.
         let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
         let of_each = (limit * SPREAD / i64::try_from(held.len().max(1)).unwrap_or(1)).max(OF_EACH);
-        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each)).await?;
+        // Of tenants that have as many at work as they may, only runs that are in memory come, for their mail.
+        self.count_crowd();
+        let crowded = self.waker.crowd.full();
+        let but: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
+        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each), &but).await?;
         let full = is_cut(&rows, (limit, of_each));
         if full {
             // Behind those who have many due runs, others may have few: tenants take turns.
@@ -130,9 +129,14 @@ impl Engine {
             let round = usize::try_from(TENANTS).is_ok_and(|all| others.len() < all);
             self.turn = if round { Uuid::nil() } else { others.last().copied().unwrap_or_default() };
             let busy: HashSet<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
-            others.retain(|tenant| !busy.contains(tenant));
+            others.retain(|tenant| !busy.contains(tenant) && !but.contains(tenant));
             rows.extend(store::claim_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
         }
+        if !crowded.is_empty() {
+            let here: Vec<Key> = self.runs.keys().filter(|key| crowded.contains(&key.tenant)).copied().collect();
+            rows.extend(store::claim_runs_here(&mut tx, &held, now, &here).await?);
+        }
+        let rows = self.let_in(&mut tx, rows, now).await?;
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
         if !mailed.is_empty() {
@@ -153,6 +157,49 @@ impl Engine {
         let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
         self.lose(&lost);
         Ok(Claimed { rows, letters })
+    }
+
+    /// Makes due what this engine may have claimed without hearing of it.
+    async fn recall(&mut self, owned: &[i16]) -> Result<(), Error> {
+        let mut tx = self.db.system().await?;
+        let (ids, epochs) = self.epochs(owned.iter().copied());
+        let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
+        let mut in_memory: Vec<Uuid> = self.runs.keys().map(|key| key.run.uuid()).collect();
+        in_memory.extend(self.awaited.lock().expect("no holder panics").iter().map(|key| key.run.uuid()));
+        store::update_forgotten(&mut tx, &held, &in_memory).await?;
+        tx.commit().await?;
+        self.doubts = false;
+        Ok(())
+    }
+
+    /// Leaves what is beyond the number of runs that a tenant may have at work to a later claim.
+    async fn let_in(&self, tx: &mut SystemTx, rows: Vec<Row>, now: DateTime<Utc>) -> Result<Vec<Row>, Error> {
+        let (mut let_in, mut left) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            let key = row.key();
+            let known = self.directory.by_id(key.tenant).await.ok();
+            let most = fair::active_runs(known.as_deref(), self.config.workflow_tenant_active_runs);
+            if self.is_here(key) || self.waker.crowd.add(key.tenant, most) {
+                let_in.push(row);
+            } else {
+                left.push(key);
+            }
+        }
+        if !left.is_empty() {
+            store::update_unclaimed(tx, &left, now).await?;
+        }
+        Ok(let_in)
+    }
+
+    /// Whether a run is in memory, or is about to be.
+    fn is_here(&self, key: Key) -> bool {
+        self.runs.contains_key(&key) || self.awaited.lock().expect("no holder panics").contains(&key)
+    }
+
+    /// Counts the runs of each tenant that are in memory, or are about to be.
+    pub(super) fn count_crowd(&self) {
+        let awaited = self.awaited.lock().expect("no holder panics");
+        self.waker.crowd.count(self.runs.keys().chain(awaited.iter()).map(|key| key.tenant));
     }
 
     fn restore(&self, row: Row) -> Result<Active, Unusable> {

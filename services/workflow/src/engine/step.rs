@@ -29,7 +29,7 @@ impl Engine {
             if !self.may_work(tenant).await {
                 // First of all: a step that has not begun is not taken.
                 let of = work.iter_mut().filter(|(key, _)| key.tenant == tenant);
-                of.for_each(|(_, work)| work.insert(0, Work::Park));
+                of.for_each(|(_, work)| work.insert(0, Work::Park("standing".to_owned())));
             }
         }
         let taken: Vec<_> = work.into_iter().filter_map(|(key, work)| Some((self.runs.remove(&key)?, work))).collect();
@@ -98,6 +98,11 @@ impl Engine {
                 let Some(active) = self.runs.get_mut(&key).filter(|active| !active.calls.contains_key(&token)) else {
                     return;
                 };
+                let quotas = &self.waker.quotas;
+                let meters = self.tasks.meters(&resource);
+                if let Some(meter) = meters.into_iter().find(|meter| quotas.used_up(key.tenant, meter).is_some()) {
+                    return self.short.push((key, meter));
+                }
                 let call = Call {
                     tenant: key.tenant,
                     roles: active.about.roles.clone(),

@@ -127,6 +127,21 @@ pub(super) async fn list_owned(tx: &mut SystemTx, engine: Uuid) -> Result<BTreeM
     Ok(owned.fetch_all(tx).await?.into_iter().map(|row| (row.id, row.epoch)).collect())
 }
 
+/// Leaves runs that were claimed in this transaction to a later one.
+pub(super) async fn update_unclaimed(tx: &mut SystemTx, keys: &[Key], now: DateTime<Utc>) -> Result<(), Error> {
+    let (tenants, runs) = columns(keys);
+    sqlx::query!(
+        "update workflow.runs r set due_at = $3 from unnest($1::uuid[], $2::uuid[]) as k (tenant_id, id)
+         where r.tenant_id = k.tenant_id and r.id = k.id",
+        &tenants,
+        &runs,
+        now
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Makes runs due that count as in memory and are not. The transaction must hold the partitions.
 pub(super) async fn update_forgotten(tx: &mut SystemTx, partitions: &[i16], in_memory: &[Uuid]) -> Result<(), Error> {
     sqlx::query!(
@@ -203,6 +218,7 @@ pub(super) async fn claim_runs(
     partitions: &[i16],
     now: DateTime<Utc>,
     (limit, of_each): (i64, i64),
+    but: &[Uuid],
 ) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query_as!(
         Row,
@@ -210,7 +226,8 @@ pub(super) async fn claim_runs(
                select d.tenant_id, d.id from unnest($1::smallint[]) as p (id)
                cross join lateral (
                    select r.tenant_id, r.id, r.due_at from workflow.runs r
-                   where r.partition = p.id and r.due_at <= $2 order by r.due_at limit $4) as d
+                   where r.partition = p.id and r.due_at <= $2 and r.tenant_id <> all($5)
+                   order by r.due_at limit $4) as d
                order by d.due_at limit $3),
            due as materialized (
                select r.tenant_id, r.id from first f
@@ -223,7 +240,35 @@ pub(super) async fn claim_runs(
         partitions,
         now,
         limit,
-        of_each
+        of_each,
+        but
+    );
+    Ok(rows.fetch_all(tx).await?)
+}
+
+/// Takes those of the runs that are due, which are in memory already: they have mail.
+pub(super) async fn claim_runs_here(
+    tx: &mut SystemTx,
+    partitions: &[i16],
+    now: DateTime<Utc>,
+    keys: &[Key],
+) -> Result<Vec<Row>, Error> {
+    let (tenants, runs) = columns(keys);
+    let rows = sqlx::query_as!(
+        Row,
+        r#"with due as materialized (
+               select r.tenant_id, r.id from unnest($2::uuid[], $3::uuid[]) as k (tenant_id, id)
+               join workflow.runs r on r.tenant_id = k.tenant_id and r.id = k.id
+               where r.due_at <= $4 and r.partition = any($1)
+               for no key update of r skip locked)
+           update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
+           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
+                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
+                     r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
+        partitions,
+        &tenants,
+        &runs,
+        now
     );
     Ok(rows.fetch_all(tx).await?)
 }

@@ -95,6 +95,29 @@ impl Time {
 mod tests {
     use super::*;
 
+    /// Whether two times are as good as one.
+    fn is_about(one: DateTime<Utc>, other: DateTime<Utc>) -> bool {
+        (one - other).abs() < TimeDelta::seconds(5)
+    }
+
+    #[test]
+    fn a_machine_whose_clock_is_years_off_keeps_the_time_of_the_database() {
+        let database: DateTime<Utc> = "2011-03-04T05:06:07Z".parse().unwrap();
+        let time = Time::new(Clock::default());
+        time.begin(database);
+        assert!(is_about(time.now(), database), "{}", time.now());
+        // The timer of a machine that believes to be in 2011 is due when the database says so.
+        assert!(time.instant(database + TimeDelta::hours(1)) > Instant::now() + Duration::from_secs(3_590));
+        assert!(time.instant(database - TimeDelta::hours(1)) <= Instant::now());
+        // The database's own clock is set forwards: all follow with the next reading.
+        let ahead = database + TimeDelta::days(1);
+        time.set(ahead);
+        assert!(is_about(time.now(), ahead), "{}", time.now());
+        // It is set back: time stands still rather than that a timer is due twice.
+        time.set(database);
+        assert!(time.now() >= ahead);
+    }
+
     #[test]
     fn slow_runs_make_short_turns() {
         let mut pace = Pace::new();

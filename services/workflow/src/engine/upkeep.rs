@@ -1,5 +1,5 @@
-//! What an engine does beside moving runs on: lets the runs of tenants go on that are in good standing again, and deletes
-//! what is past its time.
+//! What an engine does beside moving runs on: lets the runs of tenants go on that are in good standing again or have
+//! something left again, and deletes what is past its time.
 
 mod store;
 
@@ -9,7 +9,7 @@ use tenon_chassis::{TenantId, directory::Status, fail};
 use tokio::time::Instant;
 
 use super::Engine;
-use crate::error::Error;
+use crate::{error::Error, quotas};
 
 /// How often what is past its time is looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -53,9 +53,13 @@ impl Engine {
         let owned: Vec<i16> = self.owned.keys().copied().collect();
         let parked = store::list_parked(&mut tx, &owned).await?;
         let mut released = false;
-        for tenant in parked {
-            if self.may_work(tenant).await {
-                store::release_parked(&mut tx, tenant, &owned).await?;
+        for (tenant, by) in parked {
+            let is_over = match by.strip_prefix(quotas::HELD) {
+                Some(meter) => self.waker.quotas.used_up(tenant, meter).is_none(),
+                None => self.may_work(tenant).await,
+            };
+            if is_over {
+                store::release_parked(&mut tx, (tenant, &by), &owned).await?;
                 released = true;
             }
         }

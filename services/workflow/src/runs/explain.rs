@@ -6,6 +6,7 @@ use tenon_chassis::directory::Status;
 use super::model::{RunId, State};
 use crate::{
     asl::{Command, Execution},
+    quotas,
     tasks::{Family, family},
 };
 
@@ -28,6 +29,8 @@ pub enum Code {
     TenantSuspended,
     TenantUnpaid,
     Crashed,
+    Quota,
+    ActiveLimit,
 }
 
 /// A reason.
@@ -59,6 +62,10 @@ pub struct Situation {
     /// The first that is at work with its key, and how many are queued before it.
     pub ahead: Option<(RunId, i64)>,
     pub standing: Option<Status>,
+    /// When the period ends whose quota holds it back, while nothing is left.
+    pub quota_until: Option<DateTime<Utc>>,
+    /// Whether the tenant has as many runs at work as it may.
+    pub is_crowded: bool,
     pub execution: Option<Execution>,
     pub awaited: Vec<Awaited>,
 }
@@ -78,6 +85,11 @@ impl Situation {
             reasons.push(why(Code::ConcurrencyLimit, text, run, None));
         } else if reasons.is_empty() {
             reasons.extend(self.waits());
+            if reasons.is_empty() && self.is_crowded {
+                let text =
+                    "the tenant has as many runs at work as its plan allows; it is taken up when one rests or ends";
+                reasons.push(why(Code::ActiveLimit, text.to_owned(), String::new(), None));
+            }
             if reasons.is_empty() {
                 reasons.push(why(Code::Ready, "an engine takes it up in a moment".to_owned(), String::new(), None));
             }
@@ -112,6 +124,13 @@ impl Situation {
             Some("tenant") => {
                 let text = "everything in the tenant is paused; DeletePause lets it go on".to_owned();
                 holds.push(why(Code::TenantPaused, text, String::new(), None));
+            }
+            Some(by) if by.starts_with(quotas::HELD) => {
+                let meter = by.trim_start_matches(quotas::HELD).to_owned();
+                let text = format!(
+                    "nothing is left of {meter} in the plan; the run goes on with the next period or another plan"
+                );
+                holds.push(why(Code::Quota, text, meter, self.quota_until));
             }
             Some(by) => {
                 let text = format!("paused by {by}; ResumeRun lets it go on");
@@ -179,6 +198,8 @@ mod tests {
             concurrency_key: None,
             ahead: None,
             standing: None,
+            quota_until: None,
+            is_crowded: false,
             execution: None,
             awaited: Vec::new(),
         }
@@ -191,10 +212,13 @@ mod tests {
     #[test]
     fn what_holds_a_run_back_as_a_whole_comes_before_what_it_waits_for() {
         assert_eq!(codes(&situation()), [Code::Ready]);
+        assert_eq!(codes(&Situation { is_crowded: true, ..situation() }), [Code::ActiveLimit]);
         let paused = |by: &str| Situation { paused: Some(by.to_owned()), ..situation() };
         assert_eq!(codes(&paused("usr_1")), [Code::Paused]);
         assert_eq!(codes(&paused("workflow")), [Code::WorkflowPaused]);
         assert_eq!(codes(&paused("tenant")), [Code::TenantPaused]);
+        assert_eq!(codes(&paused("quota:ai_tokens")), [Code::Quota]);
+        assert_eq!(paused("quota:ai_tokens").explain()[0].subject, "ai_tokens");
         let unpaid = Situation { standing: Some(Status::PendingPayment), crashes: 2, ..paused("standing") };
         assert_eq!(codes(&unpaid), [Code::TenantUnpaid, Code::Crashed]);
         assert_eq!(codes(&Situation { state: State::Queued, ..situation() }), [Code::ConcurrencyLimit]);

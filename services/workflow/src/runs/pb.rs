@@ -176,6 +176,8 @@ impl From<Why> for Reason {
             Code::TenantSuspended => PbCode::TenantSuspended,
             Code::TenantUnpaid => PbCode::TenantUnpaid,
             Code::Crashed => PbCode::Crashed,
+            Code::Quota => PbCode::Quota,
+            Code::ActiveLimit => PbCode::ActiveLimit,
         };
         let until = why.until.map(timestamp);
         Self { code: code.into(), text: why.text, subject: why.subject, until }

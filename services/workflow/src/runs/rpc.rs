@@ -34,7 +34,7 @@ use crate::{
     asl::Execution,
     engine::{Hold, births::NotBorn},
     error::Error,
-    fair, json as pb_json, workflows,
+    fair, json as pb_json, quotas, workflows,
 };
 
 /// How long a call waits for the engine to do what it was told.
@@ -331,7 +331,11 @@ impl Runs {
         let awaited = store::list_awaited(tx, id).await?;
         let tenant = self.mesh.directory.by_id(tx.tenant()).await.ok();
         let execution = stand.execution.and_then(|state| Execution::restore(&state, Value::Null).ok());
+        let meter = stand.paused.as_deref().and_then(|by| by.strip_prefix(quotas::HELD));
+        let quota_until = meter.and_then(|meter| self.waker.quotas.used_up(tx.tenant(), meter));
         Ok(Situation {
+            quota_until,
+            is_crowded: self.waker.crowd.is_full(tx.tenant()),
             state: stand.state.into(),
             workflow_id: stand.workflow_id,
             paused: stand.paused,

@@ -14,7 +14,7 @@ use super::{
     store::{self, Place},
     template::{Template, Templates},
 };
-use crate::{error::Error, workflows::rules::Admission};
+use crate::{error::Error, quotas::Quotas, workflows::rules::Admission};
 
 /// Runs of one concurrency key that wait for their turn at most.
 pub(crate) const QUEUED_MAX: i64 = 10_000;
@@ -45,20 +45,21 @@ pub struct Starter {
     partitions: i16,
     keys_days: u32,
     pub(crate) templates: Templates,
+    quotas: Quotas,
 }
 
 impl Starter {
     /// New runs are spread over `partitions`; idempotency keys are kept for `keys_days`.
     #[must_use]
-    pub fn new(partitions: i16, keys_days: u32) -> Self {
-        Self { partitions, keys_days, templates: Templates::default() }
+    pub fn new((partitions, keys_days): (i16, u32), quotas: Quotas) -> Self {
+        Self { partitions, keys_days, templates: Templates::default(), quotas }
     }
 
     /// Starts a run of the latest version with its event. Its usage is counted by the caller when it is new. Wake the
     /// engine once the transaction is committed.
     ///
     /// # Errors
-    /// `WorkflowNotFound`, what the rules of the workflow say of the input, `KeyReused`, `QueueFull`.
+    /// `WorkflowNotFound`, what the rules of the workflow say of the input, `KeyReused`, `QueueFull`, `QuotaExhausted`.
     pub async fn start(&self, tx: &mut TenantTx, new: NewRun) -> Result<Started, Error> {
         let mut started = self.start_all(tx, vec![new]).await.map_err(|(_, error)| error)?;
         Ok(started.pop().expect("a start of one run is one run"))
@@ -83,6 +84,7 @@ impl Starter {
             let partition = partition(tenant, id, self.partitions);
             let place = Place { tenant, id, partition, version: *version, hold: hold.clone() };
             if new.idempotency_key.is_none() && new.concurrency.is_none() {
+                self.quotas.admit_run(tenant).map_err(at)?;
                 plain.push((place, new));
                 started.push(None);
             } else {
@@ -117,6 +119,8 @@ impl Starter {
                 return known.map(Started::Same).ok_or(Error::KeyReused);
             }
         }
+        // Whoever asks again for what there is gets it.
+        self.quotas.admit_run(place.tenant)?;
         if let Some((key, _)) = &new.concurrency {
             let turn = (new.workflow_id.as_str(), key.as_str());
             store::lock_turn(&mut *tx, tenant, turn).await?;

@@ -320,6 +320,16 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_starts_no_time_twice() {
+        let ahead = schedule(Overlap::Allow).tick(at("2026-01-01T00:03:10Z"), false);
+        assert_eq!(ahead.start.len(), 3);
+        let then = Schedule { next_at: ahead.next_at, due_at: ahead.due_at, ..schedule(Overlap::Allow) };
+        let back = then.tick(at("2026-01-01T00:01:30Z"), false);
+        assert_eq!((back.start.len(), back.next_at), (0, ahead.next_at), "the clock went back");
+        assert_eq!(then.tick(at("2026-01-01T00:04:00Z"), false).start, [at("2026-01-01T00:04:00Z")]);
+    }
+
+    #[test]
     fn a_backfill_is_bounded() {
         let table = table("0 * * * *", "");
         let times = table.between(at("2026-01-01T00:00:00Z"), at("2026-01-01T03:00:00Z")).unwrap();

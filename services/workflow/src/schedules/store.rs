@@ -156,6 +156,11 @@ pub(super) async fn delete(tx: &mut TenantTx, schedule_id: &str) -> Result<(), E
     Ok(())
 }
 
+/// The clock of the database, which all processes share.
+pub(super) async fn get_time(tx: &mut SystemTx) -> Result<DateTime<Utc>, Error> {
+    Ok(sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(tx).await?)
+}
+
 /// Schedules that are due, of any tenant, and when the next one will be.
 pub(super) async fn list_due(
     tx: &mut SystemTx,

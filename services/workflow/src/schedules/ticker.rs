@@ -76,8 +76,9 @@ impl Ticker {
 
     /// Handles what is due, and says how long there is nothing to do.
     async fn tick(&self) -> Result<Duration, Error> {
-        let now = self.db.clock().now();
         let mut tx = self.db.system().await?;
+        // As timers: machines whose clocks disagree, or jump, start nothing early, late or twice.
+        let now = store::get_time(&mut tx).await? + self.db.clock().ahead();
         let (due, next) = store::list_due(&mut tx, now, BATCH).await?;
         tx.commit().await?;
         if due.is_empty() {
@@ -137,7 +138,7 @@ impl Ticker {
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),
-            Err(error @ (Error::Refused(_) | Error::WorkflowNotFound)) => {
+            Err(error @ (Error::Refused(_) | Error::WorkflowNotFound | Error::QuotaExhausted(..))) => {
                 tracing::warn!(error = ?error, schedule.id = schedule.schedule_id, tenant.id = %tx.tenant(), "a scheduled run was refused");
                 Ok(None)
             }

@@ -6,17 +6,22 @@ use uuid::Uuid;
 
 use crate::error::Error;
 
-/// Tenants with runs that are held back for their standing.
-pub(super) async fn list_parked(tx: &mut SystemTx, partitions: &[i16]) -> Result<Vec<TenantId>, Error> {
-    let tenants = sqlx::query_scalar!(
-        "select distinct tenant_id from workflow.runs where paused = 'standing' and partition = any($1) limit 1000",
+/// Tenants with runs that are held back for their standing or their quota, and by which.
+pub(super) async fn list_parked(tx: &mut SystemTx, partitions: &[i16]) -> Result<Vec<(TenantId, String)>, Error> {
+    let parked = sqlx::query!(
+        r#"select distinct tenant_id, paused as "paused!" from workflow.runs
+           where (paused = 'standing' or starts_with(paused, 'quota:')) and partition = any($1) limit 1000"#,
         partitions
     );
-    Ok(tenants.fetch_all(tx).await?.into_iter().map(TenantId::from).collect())
+    Ok(parked.fetch_all(tx).await?.into_iter().map(|row| (row.tenant_id.into(), row.paused)).collect())
 }
 
 /// Lets a tenant's runs go on, but those that a pause holds back as well.
-pub(super) async fn release_parked(tx: &mut SystemTx, tenant: TenantId, partitions: &[i16]) -> Result<(), Error> {
+pub(super) async fn release_parked(
+    tx: &mut SystemTx,
+    (tenant, by): (TenantId, &str),
+    partitions: &[i16],
+) -> Result<(), Error> {
     sqlx::query!(
         "update workflow.runs r
          set paused = case when exists (select from workflow.pauses p where p.tenant_id = $1 and p.workflow_id = r.workflow_id)
@@ -24,9 +29,10 @@ pub(super) async fn release_parked(tx: &mut SystemTx, tenant: TenantId, partitio
                            when exists (select from workflow.pauses p where p.tenant_id = $1 and p.workflow_id = '')
                            then 'tenant' end,
              mail = mail + 1, due_at = case when state = 'RUNNING' then now() end
-         where tenant_id = $1 and paused = 'standing' and partition = any($2) and ended_at is null",
+         where tenant_id = $1 and paused = $3 and partition = any($2) and ended_at is null",
         tenant.uuid(),
-        partitions
+        partitions,
+        by
     )
     .execute(tx)
     .await?;

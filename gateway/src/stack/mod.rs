@@ -256,7 +256,9 @@ impl Edge {
                 seen.label = Some(served.label.clone());
                 Ok(Step::Call(Ask { loaded, protocol, served, route: None }))
             }
-            (_, None, Some(_)) => Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto")),
+            (_, None, Some(_)) => {
+                Err(connect::other_kind("application/grpc, application/grpc-web or application/connect+proto"))
+            }
             (_, None, None) => {
                 Err(Refusal::new(Code::Unimplemented, "METHOD_UNKNOWN", "no method of this name is served here"))
             }

@@ -190,7 +190,10 @@ impl Target {
         let place = self.room.enter().ok_or(Failed::Overloaded)?;
         self.budget.deposit();
         call.headers.insert(header::USER_AGENT, USER_AGENT);
-        call.headers.extend(self.dial.headers.iter().cloned());
+        for (name, value) in &self.dial.headers {
+            // In the place of what a client sent by that name.
+            call.headers.insert(name, value.clone());
+        }
         for attempt in 0..=self.dial.retries.max {
             let Some(replica) = self.balance.pick(&call.tried).await else { break };
             call.tried.push(replica.address);

@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn a_comment_is_text_and_examples() {
-        let comment = Comment::parse(" Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n Schema: {\"minimum\": 0}\n Schema: no\n\n More.\n");
+        let comment = Comment::parse(
+            " Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n Schema: {\"minimum\": 0}\n Schema: no\n\n More.\n",
+        );
         assert_eq!(comment.text, "Adds a thing. It is kept.\nSchema: no\n\nMore.");
         assert_eq!(Value::Object(comment.schema.clone()), json!({ "minimum": 0 }));
         assert_eq!(comment.examples, [json!({ "a": 1 }), json!("plain text")]);

@@ -97,6 +97,7 @@ impl<'c> Schemas<'c> {
 
     /// A field with its comment.
     pub(super) fn field(&mut self, field: &FieldDescriptor, way: Way) -> Value {
+        let null = way == Way::In && !behavior(field).contains(&REQUIRED);
         let schema = if field.is_map() {
             let Kind::Message(entry) = field.kind() else { unreachable!("a map's kind is its entry") };
             let (key, value) = (entry.map_entry_key_field(), entry.map_entry_value_field());
@@ -104,12 +105,12 @@ impl<'c> Schemas<'c> {
             if let Some(pattern) = key_pattern(&key.kind()) {
                 schema["propertyNames"] = json!({ "pattern": pattern });
             }
-            if way == Way::In { or_null(schema) } else { schema }
+            if null { or_null(schema) } else { schema }
         } else if field.is_list() {
             let schema = json!({ "type": "array", "items": self.value(field, way, false) });
-            if way == Way::In { or_null(schema) } else { schema }
+            if null { or_null(schema) } else { schema }
         } else {
-            self.value(field, way, way == Way::In)
+            self.value(field, way, null)
         };
         let comment = self.comments.of(&field.parent_message().parent_file(), field.path());
         let mut schema = described(schema, &comment);

@@ -22,6 +22,7 @@ mod identity;
 mod limits;
 mod migrate;
 mod own_service;
+mod protocols;
 mod purges;
 mod quotas;
 mod readme;

@@ -3,6 +3,7 @@
 mod edge;
 mod hostile;
 mod house;
+mod pages;
 mod protocols;
 mod resilience;
 mod shop;

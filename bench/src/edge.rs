@@ -73,7 +73,8 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         native.add(round, cpu(&ids).saturating_sub(before));
     }
     let control = turns[2].rounds.figure("", "", 0).cpu_us_per_operation.max(0.1);
-    let mut figures: Vec<Figure> = turns.iter().map(|turn| turn.rounds.figure(turn.name, turn.of, rss(turn.process))).collect();
+    let mut figures: Vec<Figure> =
+        turns.iter().map(|turn| turn.rounds.figure(turn.name, turn.of, rss(turn.process))).collect();
     figures.insert(1, native.figure("edge: GetRun by native gRPC", "the edge's process", rss(edge.id())));
     for figure in figures.iter_mut().take(2) {
         figure.times_control = Some(figure.cpu_us_per_operation / control);
@@ -158,7 +159,8 @@ async fn calls(url: &str, token: &str, run: &str, (time, rate): (Duration, Optio
 /// What it takes to find a route among many.
 pub(crate) fn routes(plan: &Plan) -> Result<Figure> {
     let routes = Routes::load(&many()?)?;
-    let paths: Vec<String> = (0..ROUTES).step_by(7).map(|n| format!("/v1/group{}/things{n}/thing_0191d7a2/parts/p-1", n % 10)).collect();
+    let paths: Vec<String> =
+        (0..ROUTES).step_by(7).map(|n| format!("/v1/group{}/things{n}/thing_0191d7a2/parts/p-1", n % 10)).collect();
     ensure!(matches!(routes.find(&Method::GET, &paths[3]), Found::Route(_)), "the bench's own route is not found");
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds.max(3) {

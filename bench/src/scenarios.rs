@@ -1,10 +1,6 @@
 //! The scenarios: starting, login, usage ingest, and the order of them all.
 
-use std::{
-    collections::BTreeSet,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -12,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     codec, edge, engine,
     load::{Ask, Connection, drive},
-    mesh::{Mesh, answers},
-    process::{Started, cpu, family, rss},
+    mesh::Mesh,
+    process::{cpu, family, rss},
     report::{Figure, Rounds, median},
 };
 

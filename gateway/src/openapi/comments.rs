@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn a_comment_is_text_and_examples() {
-        let comment = Comment::parse(" Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n\n More.\n");
+        let comment =
+            Comment::parse(" Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n\n More.\n");
         assert_eq!(comment.text, "Adds a thing. It is kept.\n\nMore.");
         assert_eq!(comment.examples, [json!({ "a": 1 }), json!("plain text")]);
         assert_eq!(comment.summary(), "Adds a thing");

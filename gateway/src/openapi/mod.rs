@@ -80,7 +80,8 @@ fn title(contract: &Contract) -> String {
 }
 
 fn error_response() -> Value {
-    let whole = |description: &str| json!({ "description": description, "schema": { "type": "integer", "minimum": 0 } });
+    let whole =
+        |description: &str| json!({ "description": description, "schema": { "type": "integer", "minimum": 0 } });
     json!({
         "description": "What went wrong; `details` has an ErrorInfo with a stable reason, and the fields that are at fault.",
         "headers": { "Retry-After": whole("Seconds after which a repeat may succeed; with 429 and 503") },

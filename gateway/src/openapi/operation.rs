@@ -97,7 +97,8 @@ fn names(template: &Template) -> Vec<String> {
         let variable = template.variables.iter().find(|variable| variable.covers.contains(&at));
         let whole = variable.filter(|variable| variable.covers.len() == 1).map(|variable| variable.field.clone());
         let before = at.checked_sub(1).and_then(|at| template.segments.get(at));
-        let of = before.and_then(|before| if let Segment::Literal(text) = before { Some(singular(text)) } else { None });
+        let of =
+            before.and_then(|before| if let Segment::Literal(text) = before { Some(singular(text)) } else { None });
         let name = whole.or(of).unwrap_or_else(|| "part".to_owned());
         let count = names.iter().filter(|taken| **taken == name || taken.starts_with(&format!("{name}_"))).count();
         names.push(if count == 0 { name } else { format!("{name}_{}", count + 1) });
@@ -258,7 +259,8 @@ fn responses(route: &Route, schemas: &mut Schemas<'_>) -> Value {
     let content = if binding.gives_any_media() {
         json!({ "*/*": { "schema": schema } })
     } else if route.method.descriptor.is_server_streaming() {
-        let each = json!({ "schema": { "type": "string", "description": "One message after the other, each a JSON object" } });
+        let each =
+            json!({ "schema": { "type": "string", "description": "One message after the other, each a JSON object" } });
         json!({ "application/x-ndjson": each, "text/event-stream": each,
                 "application/json": { "schema": { "type": "array", "items": schema } } })
     } else {

@@ -22,14 +22,21 @@ fn parameters(operation: &Value, place: &str) -> Vec<String> {
 fn every_route_is_an_operation() {
     let contract = Contract::embedded();
     let document = of(&contract);
-    let operations: usize = document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
+    let operations: usize =
+        document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
     assert_eq!(operations, Routes::load(&contract).unwrap().iter().count());
     let start = &document["paths"]["/v1/runs"]["post"];
     assert_eq!(start["operationId"], "RunService_CreateRun");
     assert_eq!(start["x-grpc-method"], "/tenon.workflow.v1.RunService/CreateRun");
-    assert_eq!(start["summary"], "Starts a run of the latest version; the run, its event and its usage row commit together");
+    assert_eq!(
+        start["summary"],
+        "Starts a run of the latest version; the run, its event and its usage row commit together"
+    );
     assert!(start["description"].as_str().unwrap().contains("`workflow.runs.create`"));
-    assert_eq!((&start["security"], &start["tags"]), (&json!([{ "bearer": [] }]), &json!(["tenon.workflow.v1.RunService"])));
+    assert_eq!(
+        (&start["security"], &start["tags"]),
+        (&json!([{ "bearer": [] }]), &json!(["tenon.workflow.v1.RunService"]))
+    );
     assert_eq!(parameters(start, "header"), ["Idempotency-Key"]);
     let body = &start["requestBody"]["content"]["application/json"]["schema"]["$ref"];
     assert_eq!(body, "#/components/schemas/tenon.workflow.v1.CreateRunRequest.In");

@@ -99,9 +99,8 @@ impl Loaded {
 
     /// openapi.json
     pub(crate) fn document(&self) -> &Page {
-        self.document.get_or_init(|| {
-            Page::new("application/json", openapi::document(&self.contract, &self.routes).to_string())
-        })
+        self.document
+            .get_or_init(|| Page::new("application/json", openapi::document(&self.contract, &self.routes).to_string()))
     }
 
     /// Where the calls of a route go.

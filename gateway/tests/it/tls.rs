@@ -92,7 +92,10 @@ async fn an_upstream_behind_tls_proves_itself_and_so_do_we() {
         ("tls = false".to_owned(), "tls = false contradicts"),
     ] {
         let folder = Folder::of(&[], "");
-        folder.write("upstreams.toml", entry(&[https.clone()], &format!("descriptors = \"shop.binpb\"\n{tls}")));
+        folder.write(
+            "upstreams.toml",
+            entry(std::slice::from_ref(&https), &format!("descriptors = \"shop.binpb\"\n{tls}")),
+        );
         let why = House::refused(&["--upstreams", &folder.upstreams()]).await;
         assert!(why.contains(expected), "{tls}\n{why}");
     }

@@ -19,6 +19,7 @@ SHAPES = {
         "imagePullSecrets": [{"name": "pull"}],
         "otlpEndpoint": "http://collector:4317",
         "settings": {"TENON_DRAIN_S": "20"},
+        "upstreamsConfigMap": "upstreams",
         "ingress": {
             "enabled": True,
             "className": "nginx",

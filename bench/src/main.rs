@@ -2,6 +2,7 @@
 
 mod codec;
 mod control;
+mod edge;
 mod engine;
 mod faults;
 mod load;
@@ -28,7 +29,7 @@ struct Cli {
     /// Rounds of each scenario; the figures are medians over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only scenarios whose name begins with this: codec, start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet (only when named: it signs 1,000 tenants up)
+    /// Only scenarios whose name begins with this: codec, route, start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet (only when named: it signs 1,000 tenants up)
     #[arg(long, default_value = "")]
     only: String,
     /// Runs of the scenarios that make many: timers, list, sleep, neighbour

@@ -1,26 +1,18 @@
-//! The scenarios: starting, the edge beside its control, login, usage ingest, a run of three steps.
+//! The scenarios: starting, login, usage ingest, and the order of them all.
 
-use std::{
-    collections::BTreeSet,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    codec, engine,
+    codec, edge, engine,
     load::{Ask, Connection, drive},
-    mesh::{Mesh, answers},
-    process::{Started, cpu, family, rss},
+    mesh::Mesh,
+    process::{cpu, family, rss},
     report::{Figure, Rounds, median},
 };
 
-const CONTROL_EDGE: u16 = 12_480;
-const CONTROL_UPSTREAM: u16 = 12_481;
-/// Requests in flight where throughput is measured.
-const IN_FLIGHT: usize = 32;
 /// Usage events of one request.
 const EVENTS: usize = 100;
 const PASSWORD: &str = "correct horse battery";
@@ -63,7 +55,10 @@ pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
     if plan.wants("codec") {
         figures.extend(codec::run(plan)?);
     }
-    if plan.only.starts_with("codec") {
+    if plan.wants("route") {
+        figures.push(edge::routes(plan)?);
+    }
+    if plan.only.starts_with("codec") || plan.only.starts_with("route") {
         // It needs no mesh.
         return Ok(figures);
     }
@@ -79,7 +74,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let mesh = Mesh::start(folder.path()).await?;
     let ground = prepare(mesh).await?;
     if plan.wants("edge") {
-        figures.extend(edge(plan, &ground).await?);
+        figures.extend(edge::run(plan, &ground).await?);
     }
     if plan.wants("login") {
         figures.push(login(plan, &ground).await?);
@@ -155,45 +150,6 @@ async fn start(folder: &std::path::Path, rounds: usize) -> Result<Figure> {
     })
 }
 
-/// GET a run through the whole chain, in turns with a bare axum -> tonic hop to the same bare service. The second figure
-/// has the real service and its database behind: they share the cores, so the edge waits, wakes and costs more.
-async fn edge(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
-    let run = finished_run(ground).await?;
-    let (upstream, bare) = control().await?;
-    let (edge, url) = ground.mesh.edge(Some(CONTROL_UPSTREAM)).await?;
-    let (whole, whole_url) = ground.mesh.edge(None).await?;
-    let control_url = format!("http://127.0.0.1:{CONTROL_EDGE}");
-    let (mut ours, mut theirs, mut all) = (Rounds::default(), Rounds::default(), Rounds::default());
-    for _ in 0..plan.rounds {
-        let turns = [(&mut ours, &url, &edge), (&mut theirs, &control_url, &bare), (&mut all, &whole_url, &whole)];
-        for (rounds, url, process) in turns {
-            let ids = BTreeSet::from([process.id()]);
-            let ask = get(format!("/v1/{run}"), &ground.token);
-            let before = cpu(&ids);
-            let round = drive(url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?;
-            rounds.add(round, cpu(&ids).saturating_sub(before));
-        }
-    }
-    let mut figure = ours.figure("edge: GET a run", "the edge's process", rss(edge.id()));
-    let control = theirs.figure("control: axum -> tonic", "the axum process", rss(bare.id()));
-    figure.times_control = Some(figure.cpu_us_per_operation / control.cpu_us_per_operation.max(0.1));
-    let all = all.figure("edge: GET a run, all behind", "the edge's process", rss(whole.id()));
-    drop(upstream);
-    Ok(vec![figure, control, all])
-}
-
-async fn control() -> Result<(Started, Started)> {
-    let start = |arguments: &[String]| -> Result<Started> {
-        let mut command = Command::new(std::env::current_exe()?);
-        Ok(Started(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
-    };
-    let upstream = start(&["control-upstream".to_owned(), CONTROL_UPSTREAM.to_string()])?;
-    answers(CONTROL_UPSTREAM).await?;
-    let edge = start(&["control-edge".to_owned(), CONTROL_EDGE.to_string(), CONTROL_UPSTREAM.to_string()])?;
-    answers(CONTROL_EDGE).await?;
-    Ok((upstream, edge))
-}
-
 async fn login(plan: &Plan, ground: &Ground) -> Result<Figure> {
     let mut rounds = Rounds::default();
     for _ in 0..plan.rounds {
@@ -230,7 +186,7 @@ pub(crate) async fn idle(connection: &mut Connection, token: &str) -> Result<()>
     Ok(())
 }
 
-async fn finished_run(ground: &Ground) -> Result<String> {
+pub(crate) async fn finished_run(ground: &Ground) -> Result<String> {
     let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
     engine::publish(&mut connection, &ground.token, "bench", &engine::three_steps()).await?;
     let body = json!({ "workflow": "bench", "entityId": "customer-1", "input": { "n": 1 } }).to_string();

@@ -227,3 +227,103 @@ fn enums_differ(theirs: &[EnumDescriptorProto], ours: &[EnumDescriptorProto]) ->
         Some(format!("{} = {}", value.name(), value.number()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use prost_types::{FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto, field_descriptor_proto::Type};
+
+    use super::*;
+
+    /// `shop.v1.Shop/Buy`, without a policy.
+    fn shop(dependency: &[&str]) -> FileDescriptorProto {
+        let message = DescriptorProto { name: Some("Order".to_owned()), ..DescriptorProto::default() };
+        let order = Some(".shop.v1.Order".to_owned());
+        let buy = MethodDescriptorProto {
+            name: Some("Buy".to_owned()),
+            input_type: order.clone(),
+            output_type: order,
+            ..MethodDescriptorProto::default()
+        };
+        FileDescriptorProto {
+            name: Some("shop.proto".to_owned()),
+            package: Some("shop.v1".to_owned()),
+            syntax: Some("proto3".to_owned()),
+            dependency: dependency.iter().map(|&name| name.to_owned()).collect(),
+            message_type: vec![message],
+            service: vec![ServiceDescriptorProto { name: Some("Shop".to_owned()), method: vec![buy], options: None }],
+            ..FileDescriptorProto::default()
+        }
+    }
+
+    fn policy() -> FileDescriptorProto {
+        FileDescriptorProto::decode(ours()["tenon/options/v1/policy.proto"].clone()).unwrap()
+    }
+
+    fn read(file: Vec<FileDescriptorProto>, rules: &Rules) -> Result<Contract, String> {
+        load(&FileDescriptorSet { file }.encode_to_vec(), rules)
+    }
+
+    fn open() -> Rules {
+        Rules { default_access: Some(Access::Tenant), ..Rules::default() }
+    }
+
+    #[test]
+    fn a_method_without_a_policy_needs_a_default() {
+        let why = read(vec![shop(&[])], &Rules::default()).unwrap_err();
+        assert!(why.contains("shop.v1.Shop.Buy") && why.contains("default_access"), "{why}");
+        let contract = read(vec![shop(&[])], &open()).unwrap();
+        assert_eq!(contract.method("/shop.v1.Shop/Buy").unwrap().access, Access::Tenant);
+    }
+
+    #[test]
+    fn what_we_know_is_added_and_what_nobody_knows_is_named() {
+        let known =
+            ["google/api/annotations.proto", "tenon/options/v1/policy.proto", "google/protobuf/timestamp.proto"];
+        read(vec![shop(&known)], &open()).unwrap();
+        let why = read(vec![shop(&["money.proto"])], &open()).unwrap_err();
+        assert!(why.contains("shop.proto imports money.proto") && why.contains("--include_imports"), "{why}");
+    }
+
+    #[test]
+    fn an_older_copy_of_the_options_is_taken_and_another_one_is_not() {
+        let with = |change: &dyn Fn(&mut FileDescriptorProto)| {
+            let mut policy = policy();
+            change(&mut policy);
+            read(vec![policy, shop(&["tenon/options/v1/policy.proto"])], &open())
+        };
+        with(&|_| {}).unwrap();
+        // Before `headers` there were seven fields.
+        with(&|policy| drop(policy.message_type[0].field.pop())).unwrap();
+        let why = with(&|policy| policy.message_type[0].field[0].number = Some(9)).unwrap_err();
+        assert!(why.contains("another than this version's (field access = 9)"), "{why}");
+        let why = with(&|policy| policy.message_type[0].field[1].set_type(Type::Bytes)).unwrap_err();
+        assert!(why.contains("field permission = 2"), "{why}");
+        let why = with(&|policy| policy.message_type[0].enum_type[0].value[1].number = Some(2)).unwrap_err();
+        assert!(why.contains("PUBLIC = 2"), "a set that says PUBLIC and is read as TENANT: {why}");
+        let why = with(&|policy| policy.extension[0].number = Some(50_502)).unwrap_err();
+        assert!(why.contains("field policy = 50502"), "{why}");
+    }
+
+    #[test]
+    fn services_are_narrowed_and_roles_granted() {
+        let rules = |services: &[&str]| Rules {
+            services: Some(services.iter().map(|&name| name.to_owned()).collect()),
+            ..open()
+        };
+        assert_eq!(read(vec![shop(&[])], &rules(&[])).unwrap().methods().count(), 0);
+        assert_eq!(read(vec![shop(&[])], &rules(&["shop.v1.Shop"])).unwrap().methods().count(), 1);
+        assert!(read(vec![shop(&[])], &rules(&["shop.v1.Nope"])).unwrap_err().contains("they have: shop.v1.Shop"));
+        let mut contract = Contract::embedded();
+        contract.grant(&[("member".to_owned(), "billing.usage.*".to_owned())]);
+        let granted = |path: &str| contract.method(path).unwrap().is_granted_to(&["member".to_owned()]);
+        assert!(granted("/tenon.billing.v1.UsageService/IngestUsage"));
+        assert!(!granted("/tenon.workflow.v1.RunService/CreateRun"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_set_are_refused() {
+        for bad in [&b""[..], b"x", b"\x0a\x02\xff\xff", &[0xff; 64]] {
+            assert!(load(bad, &open()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -137,6 +137,14 @@ impl Contract {
         all
     }
 
+    /// The same contract without the methods that another one has.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        rest.methods.retain(|path, _| !other.methods.contains_key(path));
+        rest
+    }
+
     /// Lets roles have permissions: (role, permission or `prefix.*`).
     pub(crate) fn grant(&mut self, grants: &[(String, String)]) {
         for method in self.methods.values_mut() {

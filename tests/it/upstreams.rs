@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::harness::{Backends, Mesh, Ports, Process, Tenant, answer, crm, eventually, reason, text};
+use crate::harness::{Backends, Mesh, Ports, Process, Tenant, answer, crm, eventually, reason, tenon, text};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -51,7 +51,7 @@ impl House {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_crm_has_tenants_permissions_usage_and_a_trace_without_a_line_for_them() {
-    let House { mesh, crm, folder: _folder, _ports, .. } = House::open().await;
+    let House { mesh, crm, folder, _ports, .. } = House::open().await;
     let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
     let create = mesh.request(Method::POST, "/v1/contacts").bearer_auth(&acme.token);
     let create = create.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));
@@ -74,6 +74,16 @@ async fn the_crm_has_tenants_permissions_usage_and_a_trace_without_a_line_for_th
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{refused}");
     let (status, refused) = mesh.post("/v1/contacts", &acme.token, &json!({ "nope": 1 })).await;
     assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "UNKNOWN_FIELD"));
+
+    // What the edge has loaded is what a check is compared with.
+    let check = |url: &str| {
+        let file = folder.path().join("upstreams.toml");
+        let arguments = ["edge", "check", "--upstreams", file.to_str().unwrap(), "--against", url];
+        let output = tenon().args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = tokio::task::block_in_place(|| check(&mesh.url));
+    assert!(code == Some(0) && said.contains("nothing changes"), "{said}");
 
     // What succeeded was counted once, and nothing else.
     let usage = eventually("the use is counted", async || {

@@ -13,7 +13,8 @@ pub(super) const EXAMPLES: &str = "Examples:
   tenon edge check --upstreams upstreams.toml
   tenon edge check --upstreams upstreams.toml --strict
   tenon edge check --upstreams upstreams.toml --against crm.old.binpb
-  tenon edge check --upstreams upstreams.toml --against http://127.0.0.1:9200   what runs there now (reflection)
+  tenon edge check --upstreams upstreams.toml --against http://127.0.0.1:8080   what the running edge has loaded
+  tenon edge check --upstreams upstreams.toml --against http://127.0.0.1:9201   a running service (reflection)
 
 Exit code: 0 when all is well; 1 when a change breaks clients, or with --strict when something is odd; 2 when the edge
 would refuse to load it.";
@@ -23,7 +24,7 @@ would refuse to load it.";
 pub(crate) struct Settings {
     #[command(flatten)]
     from: From,
-    /// Compare with what was: a descriptor set, an older file of upstreams (.toml), or a running service (http://...)
+    /// Compare with what was: a descriptor set, an older file of upstreams (.toml), or a running edge or service (http://...)
     #[arg(long, value_name = "FILE|URL")]
     against: Option<String>,
     /// Fail on what is odd too

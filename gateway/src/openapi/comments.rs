@@ -3,10 +3,12 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use prost_reflect::FileDescriptor;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How a comment begins a line that is an example and no text.
 const EXAMPLE: &str = "Example:";
+/// How it begins a line with what the type does not say: JSON Schema, as an object.
+const SCHEMA: &str = "Schema:";
 
 type Places = HashMap<Vec<i32>, Comment>;
 
@@ -20,6 +22,8 @@ pub(super) struct Comment {
     pub(super) text: String,
     /// From lines `Example: VALUE`; JSON, or a text as it is.
     pub(super) examples: Vec<Value>,
+    /// From lines `Schema: {"minimum": 0}`; what is no object is text.
+    pub(super) schema: Map<String, Value>,
 }
 
 impl Comments {
@@ -33,9 +37,14 @@ impl Comments {
 
 impl Comment {
     fn parse(raw: &str) -> Self {
-        let (mut lines, mut examples) = (Vec::new(), Vec::new());
+        let (mut lines, mut examples, mut schema) = (Vec::new(), Vec::new(), Map::new());
         for line in raw.lines() {
             let line = line.strip_prefix(' ').unwrap_or(line).trim_end();
+            let rules = line.strip_prefix(SCHEMA).and_then(|rules| serde_json::from_str::<Map<_, _>>(rules).ok());
+            if let Some(rules) = rules {
+                schema.extend(rules);
+                continue;
+            }
             match line.strip_prefix(EXAMPLE).map(str::trim) {
                 Some(example) => {
                     examples.push(serde_json::from_str(example).unwrap_or_else(|_| Value::from(example)));
@@ -43,7 +52,7 @@ impl Comment {
                 None => lines.push(line),
             }
         }
-        Self { text: lines.join("\n").trim().to_owned(), examples }
+        Self { text: lines.join("\n").trim().to_owned(), examples, schema }
     }
 
     /// The first sentence, without its full stop.
@@ -72,9 +81,11 @@ mod tests {
 
     #[test]
     fn a_comment_is_text_and_examples() {
-        let comment =
-            Comment::parse(" Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n\n More.\n");
-        assert_eq!(comment.text, "Adds a thing. It is kept.\n\nMore.");
+        let comment = Comment::parse(
+            " Adds a thing. It is kept.\n Example: {\"a\": 1}\n Example: plain text\n Schema: {\"minimum\": 0}\n Schema: no\n\n More.\n",
+        );
+        assert_eq!(comment.text, "Adds a thing. It is kept.\nSchema: no\n\nMore.");
+        assert_eq!(Value::Object(comment.schema.clone()), json!({ "minimum": 0 }));
         assert_eq!(comment.examples, [json!({ "a": 1 }), json!("plain text")]);
         assert_eq!(comment.summary(), "Adds a thing");
         assert_eq!(Comment::parse("").summary(), "");

@@ -132,12 +132,14 @@ impl<'c> Schemas<'c> {
 
     /// A value of a query or a path: what stands in a URL is a text, whose form the schema of the value says.
     pub(super) fn parameter(&mut self, field: &FieldDescriptor) -> Value {
-        let leaf = |schemas: &mut Self| match field.kind() {
-            Kind::Message(message) => schemas.message(&message, Way::Out),
-            Kind::Enum(of) => enumeration(&of, Way::Out, schemas.comments),
+        let mut schema = match field.kind() {
+            Kind::Message(message) => self.message(&message, Way::Out),
+            Kind::Enum(of) => enumeration(&of, Way::In, self.comments),
             kind => scalar(&kind, Way::Out),
         };
-        let schema = leaf(self);
+        for (rule, value) in self.comment(field).schema {
+            schema[rule] = value;
+        }
         if field.is_list() { json!({ "type": "array", "items": schema }) } else { schema }
     }
 
@@ -310,6 +312,9 @@ fn described(mut schema: Value, comment: &Comment) -> Value {
             Some(own) => json!(format!("{}\n\n{own}", comment.text)),
             None => json!(comment.text),
         };
+    }
+    for (rule, value) in &comment.schema {
+        schema[rule] = value.clone();
     }
     if !comment.examples.is_empty() {
         schema["examples"] = json!(comment.examples);

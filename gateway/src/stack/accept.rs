@@ -7,8 +7,13 @@ use crate::errors::Refusal;
 
 /// Refuses a client that does not take JSON.
 pub(super) fn json(headers: &HeaderMap) -> Result<(), Refusal> {
-    let ranges = Ranges::of(headers);
-    if ranges.quality("application/json") > 0 {
+    // What nearly all send.
+    let mut values = headers.get_all(header::ACCEPT).iter();
+    let only = (values.next(), values.next());
+    if only.0.is_none_or(|value| only.1.is_none() && (value == "*/*" || value == "application/json")) {
+        return Ok(());
+    }
+    if Ranges::of(headers).quality("application/json") > 0 {
         return Ok(());
     }
     Err(refuse("only application/json is served here"))

@@ -30,7 +30,7 @@ use super::{
     line::Line,
     metadata, peer,
     protocol::Protocol,
-    relay::{Form, Relay, Shape, refused},
+    relay::{Form, Opening, Relay, Shape, at, refused},
     request,
     seen::Seen,
     slots::Slot,
@@ -197,11 +197,23 @@ impl Edge {
             let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
             (Body::new(Full::new(frames)), retry)
         };
+        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
         let Sending { out, deadline: by, .. } = call;
-        let Served { target, path, .. } = ask.served;
+        let mut opening: Opening = Box::pin(async move { target.open(&path, out, body, by, retry).await });
+        let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
+        let relay = Relay {
+            draining: endless.then(|| self.draining()),
+            beat,
+            slot,
+            ..Relay::new(ask.loaded.clone(), shape(ask, form), line.clone(), deadline)
+        };
         let response = tokio::select! {
-            response = target.open(path, out, body, by, retry) => response,
+            response = &mut opening => response,
             refusal = line.ended() => return Err(refusal),
+            () = at(beat.map(|beat| Instant::now() + beat)) => {
+                // Many services say nothing at all before their first message; the client must see a stream all the same.
+                return Ok(Answered::Stream(events(), Box::new(relay.begun_without(opening))));
+            }
         };
         let response = response.map_err(|failed| line.fault().unwrap_or_else(|| failed.into()))?;
         if let (Protocol::Json, Some(route), false) = (ask.protocol, &ask.route, server) {
@@ -211,12 +223,6 @@ impl Edge {
             };
             return json_answer(ask, route, &answer).map(Answered::Whole);
         }
-        let relay = Relay {
-            draining: endless.then(|| self.draining()),
-            beat: (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1))),
-            slot,
-            ..Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline)
-        };
         relayed(seen, response, relay, form).await
     }
 
@@ -352,6 +358,20 @@ fn shape(ask: &Ask<'_>, form: Form) -> Shape {
     }
 }
 
+/// The headers of an event stream whose service has said nothing yet.
+fn events() -> Response<()> {
+    let mut answer = Response::new(());
+    streamed(answer.headers_mut());
+    answer.headers_mut().insert(header::CONTENT_TYPE, Form::Events.media());
+    answer
+}
+
+fn streamed(to: &mut HeaderMap) {
+    to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A proxy that gathers an answer before it hands it on would hold the stream back.
+    to.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
 /// The headers of a streamed answer, with the stream behind them.
 pub(super) async fn relayed(
     seen: &Seen,
@@ -375,9 +395,7 @@ pub(super) async fn relayed(
     match seen.protocol {
         Protocol::Json => {
             metadata::spelt_for_json(metadata, false, to);
-            to.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // A proxy that gathers an answer before it hands it on would hold the stream back.
-            to.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+            streamed(to);
             let media = match &relay.shape {
                 Shape::Raw(route) => {
                     let route = route.clone();

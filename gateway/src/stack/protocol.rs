@@ -43,9 +43,6 @@ impl Protocol {
         headers: &HeaderMap,
         is_method: bool,
     ) -> Result<Self, (Self, Refusal)> {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let subtype = essence.strip_prefix("application/").unwrap_or_default();
         if *verb != Verb::POST {
             let get = is_method && *verb == Verb::GET;
             let asks = |name: &str| uri.query().is_some_and(|query| parameter(query, name).is_some());
@@ -55,6 +52,12 @@ impl Protocol {
             }
             return Ok(Self::Json);
         }
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if kind == "application/json" {
+            return Ok(if is_method { Self::Connect { json: true } } else { Self::Json });
+        }
+        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let subtype = essence.strip_prefix("application/").unwrap_or_default();
         let unknown = |protocol: Self| {
             let why = "of this protocol's codecs proto is served, and json for Connect";
             let refusal = Refusal::new(Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why);

@@ -1,9 +1,9 @@
 //! The service's half of a stream: what it sends becomes what the client's protocol has for it, as it comes.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, sleep_until};
@@ -22,15 +22,19 @@ use crate::{
     errors::{Refusal, status_of},
     routes::Route,
     transcode::Codec,
-    upstreams::{Loaded, UpstreamBody, expired, remap},
+    upstreams::{Failed, Loaded, UpstreamBody, expired, remap},
     usage::UseOf,
 };
 
 /// An error that ends a body where no other end is possible.
 pub(super) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
+const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// A stream that is silent this long while the edge drains is ended: its client finds another edge.
 const DRAIN_SILENCE: Duration = Duration::from_secs(1);
+
+/// A call that waits for the first word of its service.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Response<UpstreamBody>, Failed>> + Send>>;
 
 /// How the messages of a stream are written.
 pub(super) enum Shape {
@@ -68,6 +72,8 @@ impl Form {
 /// An answer while it is under way.
 pub(super) struct Relay {
     pub(super) body: UpstreamBody,
+    /// Until the service has said something: the answer began without it.
+    pub(super) opening: Option<Opening>,
     pub(super) shape: Shape,
     pub(super) line: Arc<Line>,
     pub(super) deadline: Option<Instant>,
@@ -90,6 +96,7 @@ pub(super) struct Relay {
 }
 
 enum Event {
+    Opened(Result<Response<UpstreamBody>, Failed>),
     Frame(Option<Result<Frame<Bytes>, Status>>),
     Beat,
     Failed(Refusal),
@@ -99,6 +106,7 @@ impl Relay {
     pub(super) fn new(loaded: Arc<Loaded>, shape: Shape, line: Arc<Line>, deadline: Option<Instant>) -> Self {
         Self {
             body: UpstreamBody::new(Body::empty()),
+            opening: None,
             shape,
             line,
             deadline,
@@ -114,6 +122,13 @@ impl Relay {
             ended: false,
             broken: false,
         }
+    }
+
+    /// An answer that begins before its service has said anything: with a sign of life.
+    pub(super) fn begun_without(mut self, opening: Opening) -> Self {
+        self.opening = Some(opening);
+        self.write(KEEP_ALIVE);
+        self
     }
 
     /// Whether all of it is there already.
@@ -148,7 +163,7 @@ impl Relay {
                 },
                 Event::Frame(Some(Err(status))) => return Err(self.refused(&status)),
                 Event::Frame(None) => return self.status(None).map(|_| None),
-                Event::Beat => {}
+                Event::Opened(_) | Event::Beat => {}
                 Event::Failed(refusal) => return Err(refusal),
             }
         }
@@ -190,18 +205,42 @@ impl Relay {
                     let outcome = self.status(None);
                     self.end(outcome);
                 }
-                Event::Beat => self.write(Bytes::from_static(b": keep-alive\n\n")),
+                Event::Opened(opened) => self.opened(opened),
+                Event::Beat => self.write(KEEP_ALIVE),
                 Event::Failed(refusal) => self.end(Err(refusal)),
             }
         }
     }
 
+    /// The service has begun to answer, or refused to, behind an answer that had begun without it.
+    fn opened(&mut self, opened: Result<Response<UpstreamBody>, Failed>) {
+        self.opening = None;
+        match opened {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                self.body = body;
+                if let Some(status) = status_of(&parts.headers) {
+                    let outcome =
+                        if status.code() == Code::Ok { Ok(HeaderMap::new()) } else { Err(self.refused(&status)) };
+                    self.end(outcome);
+                }
+            }
+            Err(failed) => self.end(Err(self.line.fault().unwrap_or_else(|| failed.into()))),
+        }
+    }
+
     async fn event(&mut self) -> Event {
-        let Self { body, line, deadline, draining, beat, .. } = self;
+        let Self { body, opening, line, deadline, draining, beat, .. } = self;
         let (deadline, beat) = (*deadline, *beat);
+        let next = async {
+            match opening {
+                Some(opening) => Event::Opened(opening.await),
+                None => Event::Frame(body.frame().await),
+            }
+        };
         tokio::select! {
             biased;
-            frame = body.frame() => Event::Frame(frame),
+            event = next => event,
             () = at(deadline) => Event::Failed(expired().into()),
             refusal = line.ended() => Event::Failed(refusal),
             () = drained(line, draining.as_ref()) => Event::Failed(leaving()),
@@ -377,7 +416,7 @@ fn leaving() -> Refusal {
     fault.retry_after(Duration::from_secs(1)).into()
 }
 
-async fn at(instant: Option<Instant>) {
+pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,

@@ -184,9 +184,11 @@ impl Drop for Seen {
         let route = self.label.take().unwrap_or_else(|| Arc::from("none"));
         let protocol = self.protocol.name();
         metrics::gauge!("tenon_edge_in_flight").decrement(1.0);
-        let labels =
-            [("route", route.to_string()), ("protocol", protocol.to_owned()), ("status", self.status.to_string())];
-        metrics::counter!("tenon_edge_requests_total", &labels).increment(1);
+        let status = self.status.to_string();
+        metrics::counter!(
+            "tenon_edge_requests_total", "route" => route.clone(), "protocol" => protocol, "status" => status
+        )
+        .increment(1);
         metrics::histogram!("tenon_edge_duration_seconds", "route" => route).record(self.started.elapsed());
     }
 }

@@ -19,7 +19,7 @@ use super::{
     Ground,
     connect::{Connector, TlsOnce},
     dial::Dial,
-    replica::Replica,
+    replica::{FAILURES, Replica},
 };
 
 /// How often names are resolved, and how soon again when a connection fails.
@@ -81,9 +81,12 @@ impl Balance {
     }
 
     /// Takes a failure into account: too many in a row put a replica out, as long as half of them stay in.
-    pub(super) fn failed(&self, replica: &Replica) {
-        if !replica.failed() {
-            return;
+    ///
+    /// The number of failures in a row.
+    pub(super) fn failed(&self, replica: &Replica) -> u32 {
+        let failures = replica.failed();
+        if failures < FAILURES {
+            return failures;
         }
         let (replicas, now) = (self.replicas.load(), Instant::now());
         let out = replicas.iter().filter(|replica| replica.is_out(now)).count();
@@ -97,6 +100,7 @@ impl Balance {
                 "an address of an upstream fails and gets no calls for a while"
             );
         }
+        failures
     }
 
     /// A connection could not be made: perhaps the service has moved.
@@ -177,7 +181,9 @@ mod tests {
             dial.endpoints = urls.collect();
             let balance = Balance::new(&Ground::default(), &dial).unwrap();
             for replica in balance.replicas.load().iter() {
-                (0..10).for_each(|_| balance.failed(replica));
+                (0..10).for_each(|_| {
+                    balance.failed(replica);
+                });
             }
             let now = Instant::now();
             assert_eq!(balance.replicas.load().iter().filter(|replica| replica.is_out(now)).count(), out);

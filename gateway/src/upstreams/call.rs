@@ -204,7 +204,10 @@ impl Target {
         let place = self.room.enter().ok_or(Failed::Overloaded)?;
         self.budget.deposit();
         call.headers.insert(header::USER_AGENT, USER_AGENT);
-        call.headers.extend(self.dial.headers.iter().cloned());
+        for (name, value) in &self.dial.headers {
+            // In the place of what a client sent by that name.
+            call.headers.insert(name, value.clone());
+        }
         for attempt in 0..=self.dial.retries.max {
             let Some(replica) = self.balance.pick(&call.tried).await else { break };
             call.tried.push(replica.address);
@@ -285,11 +288,15 @@ impl Target {
             }
             Err(Gone { is_unsent, why, is_connect }) => {
                 flight.failed();
-                let (upstream, address) = (&self.dial.name, replica.address);
-                tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
                 // A server that leaves politely has not failed.
-                if is_connect || !is_unsent {
-                    self.balance.failed(&replica);
+                let failures = if is_connect || !is_unsent { self.balance.failed(&replica) } else { 0 };
+                let (upstream, address) = (&self.dial.name, replica.address);
+                if failures == 1 {
+                    tracing::warn!(upstream.name = upstream, upstream.address = %address, error = why, "upstream cannot be reached");
+                } else {
+                    tracing::debug!(upstream.name = upstream, upstream.address = %address, failures, error = why, "call was lost");
+                }
+                if failures > 0 {
                     self.balance.suspect();
                 }
                 Err(if is_unsent { Missed::Unsent } else { Missed::Lost })
@@ -394,11 +401,12 @@ pub(super) fn unframe_first(read: &[u8]) -> Option<Bytes> {
     rest.get(..usize::try_from(length).ok()?).map(Bytes::copy_from_slice)
 }
 
+/// A message as the body of a gRPC call.
 pub(super) fn frame_of(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).expect("a request that was read under 4 MiB does not grow to 4 GiB"));
+    frame.put_u32(u32::try_from(length).expect("what the edge asks is short"));
     message.encode_raw(&mut frame);
     frame.freeze()
 }

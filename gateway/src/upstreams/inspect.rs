@@ -121,8 +121,8 @@ fn is_near(host: &str) -> bool {
     }
 }
 
-/// What was served before, to compare with: an older file of upstreams, a descriptor set, or a running service that
-/// tells by reflection (`http://host:port`).
+/// What was served before, to compare with: an older file of upstreams, a descriptor set, or what runs (`http://host:port`): a
+/// service that tells by reflection, or an edge, which tells what it has loaded.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -133,7 +133,10 @@ pub async fn before(own: &Contract, from: &str) -> Result<Contract, Error> {
         let rules = tenon_proto::foreign::Rules { default_access: Some(Access::Tenant), ..Default::default() };
         let target = Target::new(&Ground::default(), dial.clone()).map_err(Error::Upstreams)?;
         let told = told(&target, &Entry { dial, source: Source::Reflection, rules }).await;
-        return told.map_err(|silent| Error::Upstreams(format!("{from}: {}", silent.why())));
+        // An edge tells of the mesh too.
+        return told
+            .map(|told| told.without(own))
+            .map_err(|silent| Error::Upstreams(format!("{from}: {}", silent.why())));
     }
     let path = Path::new(from);
     if path.extension().is_some_and(|extension| extension == "toml") {

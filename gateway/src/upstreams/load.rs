@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures::future::try_join_all;
 use tenon_proto::{foreign, policy::Contract};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -48,11 +49,9 @@ impl Loader {
         .await
         .map_err(|error| Error::Upstreams(error.to_string()))?;
         *files = read;
-        let mut foreign = Vec::new();
-        for entry in entries.map_err(Error::Upstreams)? {
-            foreign.push(self.foreign(entry, before).await?);
-        }
-        Loaded::new(&self.own, foreign)
+        // At once: who does not answer must not hold the others up.
+        let read = entries.map_err(Error::Upstreams)?.into_iter().map(|entry| self.foreign(entry, before));
+        Loaded::new(&self.own, try_join_all(read).await?)
     }
 
     async fn foreign(&self, entry: Entry, before: Option<&Loaded>) -> Result<Foreign, Error> {

@@ -20,7 +20,7 @@ const DECAY_S: f64 = 10.0;
 const FAILED_S: f64 = 1.0;
 const LATELY: Duration = Duration::from_secs(10);
 /// Consecutive failures that put a replica out.
-const FAILURES: u32 = 5;
+pub(super) const FAILURES: u32 = 5;
 /// The first time out; each next one in a row lasts as much longer.
 const OUT: Duration = Duration::from_secs(10);
 const MAX_OUT: Duration = Duration::from_secs(300);
@@ -131,12 +131,12 @@ impl Replica {
         }
     }
 
-    /// Whether it has failed so often in a row that it should be put out.
-    pub(super) fn failed(&self) -> bool {
+    /// The number of failures in a row, with this one.
+    pub(super) fn failed(&self) -> u32 {
         let mut state = self.state();
         state.failures += 1;
         state.failed_at = Some(Instant::now());
-        state.failures >= FAILURES
+        state.failures
     }
 
     /// Puts it out; how long for. When it is back one more failure is enough.

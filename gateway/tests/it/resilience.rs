@@ -194,3 +194,19 @@ async fn the_upstreams_own_time_bounds_the_call() {
     let answer = house.get("/v1/orders/1").await;
     assert_eq!((answer.status, answer.reason()), (504, "DEADLINE_EXCEEDED"));
 }
+
+#[tokio::test]
+async fn an_edge_that_is_told_to_stop_says_so_and_serves_on_for_a_while() {
+    let shop = Shop::open("a");
+    let (house, _folder) = house(&[&shop], "", &["--edge-drain-wait-s", "1"]).await;
+    house.stop.cancel();
+    pause(100).await;
+    let started = Instant::now();
+    let health = [("content-type", "application/grpc"), ("te", "trailers")];
+    let health = house.exchange("POST", "/grpc.health.v1.Health/Check", &health, &b"\0\0\0\0\0"[..]).await;
+    assert_eq!(health.body.last(), Some(&2), "NOT_SERVING");
+    assert_eq!(house.get("/v1/orders/1").await.status, 200, "who has not noticed yet is served");
+    house.edge.await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(700));
+    assert!(tokio::net::TcpStream::connect(house.address).await.is_err());
+}

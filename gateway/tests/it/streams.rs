@@ -287,3 +287,18 @@ async fn a_stream_ends_by_its_deadline_its_silence_and_a_drain() {
     assert!(end.starts_with(b"event: error") && String::from_utf8_lossy(&end).contains("DRAINING"), "{end:?}");
     assert_eq!(data(&mut body).await, None);
 }
+
+#[tokio::test]
+async fn an_event_stream_begins_though_its_service_says_nothing_yet() {
+    let house = House::open(&["--edge-keep-alive-s", "1"]).await;
+    let request = Request::get(house.uri("/v1/pieces/mute?int32=1")).header("accept", "text/event-stream");
+    let response = house.answer(request.body(Full::<Bytes>::default()).unwrap()).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
+    let mut body = response.into_body();
+    assert_eq!(data(&mut body).await.unwrap(), ": keep-alive\n\n");
+    assert!(data(&mut body).await.unwrap().starts_with(b"id: 1\ndata: "));
+    assert_eq!(data(&mut body).await, None);
+}

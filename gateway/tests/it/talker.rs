@@ -82,6 +82,10 @@ async fn down(
         cut.answered();
         return Err(Fault::new(Code::NotFound, "THING_NOT_FOUND", "no such thing").into());
     }
+    if text == "mute" {
+        // As many servers do: no headers before the first message.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
     let lines = headers.iter().map(|(name, value)| Value::String(format!("{name}: {}", value.to_str().unwrap())));
     asked.get_field_by_name_mut("texts").unwrap().as_list_mut().unwrap().extend(lines);
     let name = text.clone();

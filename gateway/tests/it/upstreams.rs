@@ -51,6 +51,11 @@ async fn a_service_joins_by_its_descriptors_and_sees_who_calls() {
     let viewer = house.token(ACME, &["viewer"]);
     let refused = house.post("/v1/orders:place", &[("authorization", &viewer)], &json!({})).await;
     assert_eq!((refused.status, refused.reason()), (403, "PERMISSION_DENIED"));
+    let grpc = [("content-type", "application/grpc"), ("te", "trailers"), ("x-shop", "theirs"), ("x-other", "theirs")];
+    let native = house.exchange("POST", "/shop.v1.OrderService/CreateOrder", &grpc, &b"\0\0\0\0\0"[..]).await;
+    let native = String::from_utf8_lossy(&native.body).into_owned();
+    assert!(native.contains("x-shop: ours") && !native.contains("x-shop: theirs"), "{native}");
+    assert!(native.contains("x-other: theirs"), "other metadata passes: {native}");
     // The operator's credential stays with the mesh.
     let audited = house.post("/v1/orders:audit", &[("x-operator-key", OPERATOR)], &json!({})).await;
     assert_eq!((audited.status, seen(&audited, "x-operator-key")), (200, None));

@@ -1,8 +1,8 @@
 //! Messages of google.protobuf that have a JSON form of their own, read.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
-use super::{Cursor, Read, Reader, Seen, Step, Stop, Token, leaf};
+use super::{Cursor, Keys, Read, Reader, Seen, Step, Stop, Token, leaf};
 use crate::transcode::{
     known,
     plan::{Form, Plans},
@@ -71,10 +71,10 @@ impl<'j> Reader<'_, 'j> {
     }
 
     fn structure(&mut self) -> Read {
-        let mut names: HashSet<Cow<'j, str>> = HashSet::new();
+        let mut names = Keys::default();
         self.object(&mut |this, name| {
             wire::put_tag(&mut this.out, 1, LENGTH);
-            let again = names.contains(&name);
+            let again = !names.first_time(name.clone());
             this.path.push(Step::Key(name.clone()));
             if again {
                 this.note("is given more than once".to_owned());
@@ -85,7 +85,6 @@ impl<'j> Reader<'_, 'j> {
                 wire::put_tag(&mut this.out, 2, LENGTH);
                 this.deeper(Self::value)
             })?;
-            names.insert(name);
             this.path.pop();
             Ok(())
         })

@@ -295,16 +295,15 @@ impl<'j> Reader<'_, 'j> {
     }
 
     fn map(&mut self, number: u32, key: &Field, value: &Field) -> Read {
-        let mut known: HashSet<Cow<'j, str>> = HashSet::new();
+        let mut known = Keys::default();
         self.wire_depth += 1;
         self.object(&mut |this, name| {
             wire::put_tag(&mut this.out, number, LENGTH);
             let start = wire::begin(&mut this.out);
             wire::put_tag(&mut this.out, 1, key.kind.form());
             let good = leaf::put_text(this.plans, key.kind, &name, &mut this.out);
-            let again = known.contains(&name);
-            this.path.push(Step::Key(name.clone()));
-            known.insert(name);
+            let again = !known.first_time(name.clone());
+            this.path.push(Step::Key(name));
             if !good {
                 // What is behind the key is looked at all the same.
                 this.note(format!("as a key {}", text::expects(&key.declared)));
@@ -404,6 +403,29 @@ impl<'j> Reader<'_, 'j> {
             Token::Number => Ok(self.json.number().map(drop)?),
             Token::True | Token::False | Token::Null => Ok(self.json.word()?),
         }
+    }
+}
+
+/// The keys of an object so far. Most have few: those are compared one by one, without hashing.
+#[derive(Default)]
+struct Keys<'j> {
+    few: Vec<Cow<'j, str>>,
+    many: HashSet<Cow<'j, str>>,
+}
+
+/// Keys that are compared one by one.
+const FEW: usize = 16;
+
+impl<'j> Keys<'j> {
+    fn first_time(&mut self, key: Cow<'j, str>) -> bool {
+        if self.few.contains(&key) {
+            return false;
+        }
+        if self.few.len() < FEW {
+            self.few.push(key);
+            return true;
+        }
+        self.many.insert(key)
     }
 }
 

@@ -1,0 +1,244 @@
+//! The edge: HTTP/JSON and native gRPC through the whole chain, in turns with a bare axum -> tonic hop to the same bare
+//! service and with nginx as a plain proxy; what it adds to a call at half its load; how long a route takes to find.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    hint::black_box,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use http::Method;
+use tenon_gateway::routes::{Found, Routes};
+use tenon_proto::{
+    policy::Contract,
+    workflow::v1::{GetRunRequest, run_service_client::RunServiceClient},
+};
+use tokio::{task::JoinSet, time::sleep_until};
+use tonic::{Request, metadata::AsciiMetadataValue, transport::Endpoint};
+
+use crate::{
+    load::{Round, drive},
+    mesh::answers,
+    process::{Started, cpu, family, rss},
+    report::{Figure, Rounds},
+    scenarios::{Ground, Plan, finished_run, get},
+};
+
+const CONTROL_EDGE: u16 = 12_480;
+const CONTROL_UPSTREAM: u16 = 12_481;
+const NGINX: u16 = 12_482;
+/// Requests in flight where throughput is measured.
+const IN_FLIGHT: usize = 32;
+/// Connections that gRPC calls go over.
+const CHANNELS: usize = 4;
+/// Routes that one is looked for among, and how often.
+const ROUTES: usize = 1_000;
+const FINDS: usize = 200_000;
+
+/// The edge's figures, CPU of its process alone. In the second one the real service and its database are behind: they share
+/// the cores, so the edge waits, wakes and costs more.
+pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
+    let run = finished_run(ground).await?;
+    let (upstream, bare) = control().await?;
+    let nginx = nginx(CONTROL_EDGE).await?;
+    let (edge, url) = ground.mesh.edge(Some(CONTROL_UPSTREAM)).await?;
+    let (whole, whole_url) = ground.mesh.edge(None).await?;
+    let mut turns = vec![
+        Turn::new("edge: GET a run", "the edge's process", (&url, &edge)),
+        Turn::new("edge: GET a run, all behind", "the edge's process", (&whole_url, &whole)),
+        Turn::new("control: axum -> tonic", "the axum process", (&format!("http://127.0.0.1:{CONTROL_EDGE}"), &bare)),
+    ];
+    if let Some((nginx, _folder)) = &nginx {
+        let of = "nginx alone, HTTP/1.1 to HTTP/1.1 and nothing read or checked";
+        turns.push(Turn::new("control: nginx as a plain proxy", of, (&format!("http://127.0.0.1:{NGINX}"), nginx)));
+    }
+    let (mut native, mut fastest) = (Rounds::default(), 0.0_f64);
+    for _ in 0..plan.rounds {
+        for turn in &mut turns {
+            let ask = get(format!("/v1/{run}"), &ground.token);
+            let before = cpu(&family(turn.process));
+            let round = drive(&turn.url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?;
+            turn.rounds.add(round, cpu(&family(turn.process)).saturating_sub(before));
+        }
+        let ids = BTreeSet::from([edge.id()]);
+        let before = cpu(&ids);
+        let round = calls(&url, &ground.token, &run, (plan.round, None)).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let rate = round.operations as f64 / round.took.as_secs_f64();
+        fastest = fastest.max(rate);
+        native.add(round, cpu(&ids).saturating_sub(before));
+    }
+    let control = turns[2].rounds.figure("", "", 0).cpu_us_per_operation.max(0.1);
+    let mut figures: Vec<Figure> =
+        turns.iter().map(|turn| turn.rounds.figure(turn.name, turn.of, rss(turn.process))).collect();
+    figures.insert(1, native.figure("edge: GetRun by native gRPC", "the edge's process", rss(edge.id())));
+    for figure in figures.iter_mut().take(2) {
+        figure.times_control = Some(figure.cpu_us_per_operation / control);
+    }
+    figures.extend(half(plan, ground, (&url, &run), fastest).await?);
+    drop(upstream);
+    Ok(figures)
+}
+
+/// One who takes the same load in its turn.
+struct Turn {
+    name: &'static str,
+    of: &'static str,
+    url: String,
+    process: u32,
+    rounds: Rounds,
+}
+
+impl Turn {
+    fn new(name: &'static str, of: &'static str, (url, process): (&str, &Started)) -> Self {
+        Self { name, of, url: url.to_owned(), process: process.id(), rounds: Rounds::default() }
+    }
+}
+
+/// The same calls at half the rate that the edge can take, through it and past it: what it adds.
+async fn half(plan: &Plan, ground: &Ground, (url, run): (&str, &str), fastest: f64) -> Result<[Figure; 2]> {
+    let (mut through, mut past) = (Rounds::default(), Rounds::default());
+    let direct = format!("http://127.0.0.1:{CONTROL_UPSTREAM}");
+    for _ in 0..plan.rounds {
+        through.add(calls(url, &ground.token, run, (plan.round, Some(fastest / 2.0))).await?, Duration::ZERO);
+        past.add(calls(&direct, &ground.token, run, (plan.round, Some(fastest / 2.0))).await?, Duration::ZERO);
+    }
+    Ok([
+        through.figure("edge: gRPC at half load", "latency through the edge", 0),
+        past.figure("control: gRPC past the edge", "latency of the same calls to the service itself", 0),
+    ])
+}
+
+/// Calls GetRun over gRPC as fast as it goes, or at a rate: then each call counts from when it was due.
+async fn calls(url: &str, token: &str, run: &str, (time, rate): (Duration, Option<f64>)) -> Result<Round> {
+    let bearer: AsciiMetadataValue = format!("Bearer {token}").parse()?;
+    let mut channels = Vec::new();
+    for _ in 0..CHANNELS {
+        channels.push(Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?);
+    }
+    let lanes = u32::try_from(IN_FLIGHT)?;
+    let every = rate.map(|rate| Duration::from_secs_f64(f64::from(lanes) / rate));
+    let started = tokio::time::Instant::now();
+    let mut tasks = JoinSet::new();
+    for lane in 0..lanes {
+        let (mut client, bearer) = (RunServiceClient::new(channels[lane as usize % CHANNELS].clone()), bearer.clone());
+        let name = run.to_owned();
+        tasks.spawn(async move {
+            let mut latencies = Vec::new();
+            let mut due = started + every.unwrap_or_default().mul_f64(f64::from(lane) / f64::from(lanes));
+            while started.elapsed() < time {
+                let sent = match every {
+                    Some(every) => {
+                        sleep_until(due).await;
+                        let was_due = due;
+                        due += every;
+                        was_due
+                    }
+                    None => tokio::time::Instant::now(),
+                };
+                let mut request = Request::new(GetRunRequest { name: name.clone() });
+                request.metadata_mut().insert("authorization", bearer.clone());
+                client.get_run(request).await?;
+                latencies.push(sent.elapsed());
+            }
+            Ok::<_, anyhow::Error>(latencies)
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        latencies.extend(done??);
+    }
+    latencies.sort_unstable();
+    Ok(Round { operations: latencies.len(), took: started.elapsed(), latencies })
+}
+
+/// What it takes to find a route among many.
+pub(crate) fn routes(plan: &Plan) -> Result<Figure> {
+    let routes = Routes::load(&many()?)?;
+    let paths: Vec<String> =
+        (0..ROUTES).step_by(7).map(|n| format!("/v1/group{}/things{n}/thing_0191d7a2/parts/p-1", n % 10)).collect();
+    ensure!(matches!(routes.find(&Method::GET, &paths[3]), Found::Route(_)), "the bench's own route is not found");
+    let mut rounds = Vec::new();
+    for _ in 0..plan.rounds.max(3) {
+        let began = Instant::now();
+        for n in 0..FINDS {
+            black_box(routes.find(&Method::GET, &paths[n % paths.len()]));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        rounds.push(began.elapsed().as_secs_f64() * 1e6 / FINDS as f64);
+    }
+    let micros = crate::report::median(rounds.into_iter());
+    Ok(Figure {
+        scenario: format!("route: among {ROUTES}"),
+        operations_per_s: 1e6 / micros,
+        cpu_us_per_operation: micros,
+        p50_ms: 0.0,
+        p99_ms: 0.0,
+        rss_mib: 0.0,
+        times_control: None,
+        measured: format!("one core, {:.0} ns", micros * 1e3),
+    })
+}
+
+/// A contract with many routes of five segments.
+fn many() -> Result<Contract> {
+    let method = |n: usize| {
+        format!(
+            "rpc M{n}(M) returns (M) {{ option idempotency_level = NO_SIDE_EFFECTS;
+             option (google.api.http) = {{ get: \"/v1/group{}/{{a=things{n}/*}}/parts/{{b}}\" }};
+             option (tenon.options.v1.policy) = {{ access: PUBLIC }}; }}",
+            n % 10
+        )
+    };
+    let methods: String = (0..ROUTES).map(method).collect();
+    let source = format!(
+        "syntax = \"proto3\"; package many.v1; import \"google/api/annotations.proto\";
+         import \"tenon/options/v1/policy.proto\"; service Many {{ {methods} }} message M {{ string a = 1; string b = 2; }}"
+    );
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("many.proto"), source)?;
+    let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    let mut compiler = protox::Compiler::new([folder.path(), protos.as_ref()])?;
+    compiler.include_imports(true).open_file("many.proto")?;
+    Ok(Contract::load(&compiler.encode_file_descriptor_set())?)
+}
+
+async fn control() -> Result<(Started, Started)> {
+    let start = |arguments: &[String]| -> Result<Started> {
+        let mut command = Command::new(std::env::current_exe()?);
+        Ok(Started(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+    };
+    let upstream = start(&["control-upstream".to_owned(), CONTROL_UPSTREAM.to_string()])?;
+    answers(CONTROL_UPSTREAM).await?;
+    let edge = start(&["control-edge".to_owned(), CONTROL_EDGE.to_string(), CONTROL_UPSTREAM.to_string()])?;
+    answers(CONTROL_EDGE).await?;
+    Ok((upstream, edge))
+}
+
+/// nginx in front of a port, where it is installed.
+async fn nginx(behind: u16) -> Result<Option<(Started, Arc<tempfile::TempDir>)>> {
+    if Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_err() {
+        return Ok(None);
+    }
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().display().to_string();
+    let config = format!(
+        "daemon off; pid {path}/pid; error_log {path}/error.log; worker_processes 2; events {{ worker_connections 1024; }}
+         http {{ access_log {path}/access.log; client_body_temp_path {path}/b; proxy_temp_path {path}/p;
+           fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;
+           upstream it {{ server 127.0.0.1:{behind}; keepalive 64; }}
+           server {{ listen 127.0.0.1:{NGINX}; keepalive_requests 100000000;
+             location / {{ proxy_pass http://it; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}"
+    );
+    let file = folder.path().join("nginx.conf");
+    fs::write(&file, config)?;
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let started = Started(command.spawn().context("nginx did not start")?);
+    answers(NGINX).await?;
+    Ok(Some((started, Arc::new(folder))))
+}

@@ -88,7 +88,8 @@ impl<'c> Schemas<'c> {
         if !required.is_empty() {
             schema["required"] = json!(required);
         }
-        let exclusions: Vec<Value> = message.oneofs().filter(|oneof| !oneof.is_synthetic()).flat_map(exclude).collect();
+        let exclusions: Vec<Value> =
+            message.oneofs().filter(|oneof| !oneof.is_synthetic()).flat_map(|oneof| exclude(&oneof)).collect();
         if !exclusions.is_empty() {
             schema["allOf"] = json!(exclusions);
         }
@@ -284,7 +285,7 @@ fn or_null(mut schema: Value) -> Value {
 }
 
 /// Two members of a oneof exclude each other.
-fn exclude(oneof: OneofDescriptor) -> Vec<Value> {
+fn exclude(oneof: &OneofDescriptor) -> Vec<Value> {
     let names: Vec<String> = oneof.fields().map(|field| field.json_name().to_owned()).collect();
     if names.len() > PAIRED {
         return Vec::new();

@@ -425,9 +425,10 @@ async fn every_method_refuses_who_must_not_call_it() {
         let (path, http) = (&endpoint.method.path, answer.http.as_u16());
         match endpoint.method.access {
             Access::Mesh => assert_eq!(http, 404, "{path}"),
-            Access::Tenant | Access::Operator => assert_eq!(http, 401, "{path}"),
-            // What it says to an empty message is its own business.
-            Access::Public | Access::Unspecified => {}
+            Access::Tenant | Access::Operator => assert_eq!((http, &*answer.reason), (401, "TOKEN_REQUIRED"), "{path}"),
+            Access::Public | Access::Unspecified => {
+                assert!(!["TOKEN_REQUIRED", "METHOD_UNKNOWN"].contains(&&*answer.reason), "{path}");
+            }
         }
     }
 }

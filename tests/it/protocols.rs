@@ -45,7 +45,7 @@ async fn a_run_is_watched_as_events_and_as_lines() {
     let events = watched(&mesh, &token, &run, &[("accept", "text/event-stream")]).await;
     let ids: Vec<i64> =
         events.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().expect("a number")).collect();
-    let last = events.lines().filter_map(|line| line.strip_prefix("data: ")).last().expect("there is an end");
+    let last = events.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("there is an end");
     let last: Value = serde_json::from_str(last).expect("it is JSON");
     assert_eq!(last["run"]["state"], "SUCCEEDED", "{events}");
     assert!(ids.is_sorted() && ids.len() > 1, "{ids:?}");

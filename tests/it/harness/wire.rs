@@ -128,7 +128,9 @@ impl Answer {
 fn detail<'j>(status: &'j Value, kind: &str) -> &'j Value {
     let details = status["details"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_kind = |detail: &&Value| detail["@type"].as_str().is_some_and(|name| name.ends_with(kind));
-    details.iter().find(of_kind).unwrap_or(&Value::Null)
+    // Connect spells it otherwise, and has its JSON beside its bytes.
+    let of_connect = details.iter().find(|detail| detail["type"] == kind).map(|detail| &detail["debug"]);
+    details.iter().find(of_kind).or(of_connect).unwrap_or(&Value::Null)
 }
 
 /// The reason in a Status of the edge.

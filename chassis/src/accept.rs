@@ -37,6 +37,8 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of an answer over HTTP/1.1 to the headers of the next request: longer than load balancers, which keep a
 /// connection for 60 s, would send one on it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long such a one may take to hear that he is to go.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// An HTTP/2 connection that does not answer a ping in time is dead.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -201,7 +203,7 @@ async fn connection<T, S, B>(
         () = stop.cancelled() => {}
         () = silence => {
             serving.as_mut().graceful_shutdown();
-            let _ = timeout(PING_TIMEOUT, serving).await;
+            let _ = timeout(FAREWELL, serving).await;
             return;
         }
     }

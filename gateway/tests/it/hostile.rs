@@ -151,7 +151,7 @@ async fn is_let_go(house: &House, sent: &[u8]) -> bool {
     let mut slow = TcpStream::connect(house.address).await.unwrap();
     slow.write_all(sent).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(17), slow.read_to_end(&mut answer)).await.is_ok()
+    tokio::time::timeout(Duration::from_secs(20), slow.read_to_end(&mut answer)).await.is_ok()
 }
 
 #[tokio::test]
@@ -172,16 +172,6 @@ async fn strangers_have_little_time_and_kept_connections_much() {
     // A load balancer finds its connection open, more than the time for headers later.
     kept.write_all(request).await.unwrap();
     assert!(kept.read(&mut answer).await.unwrap() > 0 && answer.starts_with(b"HTTP/1.1 200"));
-}
-
-#[tokio::test]
-async fn slow_headers_are_let_go() {
-    let house = House::open(&[]).await;
-    let mut slow = TcpStream::connect(house.address).await.unwrap();
-    slow.write_all(b"GET /v1/things/a HTTP/1.1\r\nhost: loc").await.unwrap();
-    let mut answer = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(15), slow.read_to_end(&mut answer)).await;
-    assert!(ended.is_ok(), "the connection is closed when the time for headers is over");
 }
 
 #[tokio::test]

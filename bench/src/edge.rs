@@ -21,7 +21,7 @@ use tokio::{task::JoinSet, time::sleep_until};
 use tonic::{Request, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use crate::{
-    load::{Round, drive},
+    load::{Connection, Round, drive},
     mesh::answers,
     process::{Started, cpu, family, rss},
     report::{Figure, Rounds},
@@ -33,6 +33,8 @@ const CONTROL_UPSTREAM: u16 = 12_481;
 const NGINX: u16 = 12_482;
 /// Requests in flight where throughput is measured.
 const IN_FLIGHT: usize = 32;
+/// Connections that have nothing to do.
+const IDLE: usize = 10_000;
 /// Connections that gRPC calls go over.
 const CHANNELS: usize = 4;
 /// Routes that one is looked for among, and how often.
@@ -80,8 +82,27 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         figure.times_control = Some(figure.cpu_us_per_operation / control);
     }
     figures.extend(half(plan, ground, (&url, &run), fastest).await?);
+    figures.push(idle(ground, (&url, &run), &edge).await?);
     drop(upstream);
     Ok(figures)
+}
+
+/// Memory of an edge that holds connections with nothing to do, each of which has had an answer.
+async fn idle(ground: &Ground, (url, run): (&str, &str), edge: &Started) -> Result<Figure> {
+    let (ask, began) = (get(format!("/v1/{run}"), &ground.token), Instant::now());
+    let mut connections = Vec::with_capacity(IDLE);
+    for _ in 0..IDLE {
+        let mut connection = Connection::open(url).await.context("raise the limit of open files: ulimit -n 20000")?;
+        let (status, _) = connection.send(&ask).await?;
+        ensure!(status.is_success(), "the edge answered {status}");
+        connections.push(connection);
+    }
+    let round = Round { operations: IDLE, took: began.elapsed(), latencies: Vec::new() };
+    let held = rss(edge.id());
+    ensure!(connections[0].send(&ask).await?.0.is_success(), "the first connection is open still");
+    let mut rounds = Rounds::default();
+    rounds.add(round, Duration::ZERO);
+    Ok(rounds.figure("edge: 10,000 idle connections", "the edge's process", held))
 }
 
 /// One who takes the same load in its turn.

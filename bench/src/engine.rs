@@ -314,7 +314,12 @@ async fn list(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         ))?;
         ground.mesh.sql("vacuum analyze workflow.runs")?;
         let count = ground.mesh.sql("select count(*) from workflow.runs")?;
-        let paths = ["pageSize=50", "workflow=bench&pageSize=50", "state=FAILED&pageSize=50", "entityId=customer-7&pageSize=50"];
+        let paths = [
+            "pageSize=50",
+            "workflow=bench&pageSize=50",
+            "state=FAILED&pageSize=50",
+            "entityId=customer-7&pageSize=50",
+        ];
         let (before, token) = (ground.cpu(), ground.token.clone());
         let ask = move |number: usize| get(format!("/v1/runs?{}", paths[number % paths.len()]), &token);
         let round = drive(&ground.mesh.ready.edge, 1, plan.round, ask).await?;

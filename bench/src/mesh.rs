@@ -86,7 +86,7 @@ impl Mesh {
     pub(crate) async fn edge(&self, workflow: Option<u16>) -> Result<(Started, String)> {
         let offset = 2 * OFFSET + u16::from(workflow.is_some());
         let (edge, mut command) = (8_080 + offset, self.serve("gateway", offset)?);
-        command.env("TENON_EDGE_PORT", edge.to_string());
+        command.env("TENON_EDGE_PORT", edge.to_string()).env("TENON_MAX_CONNECTIONS", "11000");
         if let Some(port) = workflow {
             command.env("TENON_WORKFLOW_URL", format!("http://127.0.0.1:{port}"));
         }

@@ -1,6 +1,15 @@
 //! The accept loop of every port: bounded connections, GOAWAY when one is old, and a drain that lets calls end.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -23,8 +32,13 @@ use tower::Service;
 
 use crate::config::Config;
 
-/// A client that has not sent its headers by now is let go (slow-header attack).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stranger who has not shaken hands, or not sent the headers of his first request, by now is let go (slow-header attack).
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of an answer over HTTP/1.1 to the headers of the next request: longer than load balancers, which keep a
+/// connection for 60 s, would send one on it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long such a one may take to hear that he is to go.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// An HTTP/2 connection that does not answer a ping in time is dead.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +64,8 @@ pub struct Limits {
     /// Streams of one connection that may be reset before they were taken up; one more and the connection is sent away
     /// (the rapid reset attack). Few for strangers; many for the mesh, whose parts each call on behalf of everyone.
     pub pending_resets: usize,
+    /// How long a connection may be without a request at first.
+    pub first_request: Duration,
 }
 
 impl From<&Config> for Limits {
@@ -59,6 +75,7 @@ impl From<&Config> for Limits {
             connection_age: Duration::from_secs(config.connection_age_s),
             drain: Duration::from_secs(config.drain_s),
             pending_resets: PENDING_RESETS,
+            first_request: Duration::MAX,
         }
     }
 }
@@ -119,7 +136,7 @@ pub async fn serve_over<H, T, F, S, B>(
         let greeted = leave.clone().run_until_cancelled_owned(timeout(HEADER_TIMEOUT, handshake(stream)));
         connections.spawn(async move {
             match greeted.await {
-                Some(Ok(Ok(stream))) => connection(builder, stream, peer, service, limits.connection_age, leave).await,
+                Some(Ok(Ok(stream))) => connection(builder, stream, peer, service, limits, leave).await,
                 Some(Ok(Err(error))) => tracing::debug!(%error, client.address = %peer.ip(), "handshake failed"),
                 _ => {}
             }
@@ -137,7 +154,7 @@ pub async fn serve_over<H, T, F, S, B>(
 
 fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_BUFFER);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -155,7 +172,7 @@ async fn connection<T, S, B>(
     stream: T,
     peer: SocketAddr,
     service: S,
-    age: Duration,
+    limits: Limits,
     stop: CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -164,17 +181,31 @@ async fn connection<T, S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let is_heard = Arc::new(AtomicBool::new(false));
+    let heard = is_heard.clone();
     let service = tower::util::MapRequest::new(service, move |mut request: Request<Incoming>| {
+        heard.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer);
         request
     });
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(serving);
-    let age = age.mul_f64(rand::rng().random_range(0.9..1.1));
+    let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
+    let silence = async {
+        sleep(limits.first_request).await;
+        if is_heard.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         _ = serving.as_mut() => return,
         () = sleep(age) => {}
         () = stop.cancelled() => {}
+        () = silence => {
+            serving.as_mut().graceful_shutdown();
+            let _ = timeout(FAREWELL, serving).await;
+            return;
+        }
     }
     // GOAWAY on HTTP/2, `connection: close` on HTTP/1.1; what is in flight goes on.
     serving.as_mut().graceful_shutdown();

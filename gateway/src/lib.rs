@@ -113,7 +113,8 @@ impl Gateway {
         let pair = config.edge_tls_cert.clone().zip(config.edge_tls_key.clone());
         let tls = pair.map(|(cert, key)| Certificate::read(cert, key)).transpose().map_err(Error::Tls)?;
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
-        let (limits, drain_wait) = (accept::Limits::from(&mesh.config), Duration::from_secs(config.edge_drain_wait_s));
+        let limits = accept::Limits { first_request: accept::HEADER_TIMEOUT, ..accept::Limits::from(&mesh.config) };
+        let drain_wait = Duration::from_secs(config.edge_drain_wait_s);
         let (meter, used) = Meter::new(mesh.clock.clone());
         let edge = Arc::new(Edge::new(config, mesh.clone(), loaded.clone(), meter));
         if loader.path.is_some() {

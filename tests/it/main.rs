@@ -27,6 +27,8 @@ mod purges;
 mod quotas;
 mod readme;
 mod runs;
+
+mod secrets_unseen;
 mod serve;
 mod simulate;
 mod tidy;

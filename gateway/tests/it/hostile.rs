@@ -85,6 +85,13 @@ async fn what_connection_lists_ends_at_the_edge() {
         "content-length: 2\r\ncontent-length: 3\r\n\r\n{}",
         "transfer-encoding: gzip, chunked, identity\r\n\r\n{}",
         "content-length: +2\r\n\r\n{}",
+        "content-length: 0x2\r\n\r\n{}",
+        "content-length: 2, 3\r\n\r\n{}",
+        "transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ntransfer-encoding: cow\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding:\r\n chunked\r\ncontent-length: 2\r\n\r\n{}",
     ] {
         let answer = house.raw(&format!("POST /v1/things HTTP/1.1\r\nhost: localhost\r\n{conflict}")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{conflict}: {answer}");
@@ -139,14 +146,32 @@ async fn rapid_resets_end_the_connection_and_nothing_else() {
     assert_eq!(house.get("/v1/things/a").await.status, 200, "others do not notice");
 }
 
-#[tokio::test]
-async fn slow_headers_are_let_go() {
-    let house = House::open(&[]).await;
+/// Whether a connection is closed without an answer, once it has sent this.
+async fn is_let_go(house: &House, sent: &[u8]) -> bool {
     let mut slow = TcpStream::connect(house.address).await.unwrap();
-    slow.write_all(b"GET /v1/things/a HTTP/1.1\r\nhost: loc").await.unwrap();
+    slow.write_all(sent).await.unwrap();
     let mut answer = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(15), slow.read_to_end(&mut answer)).await;
-    assert!(ended.is_ok(), "the connection is closed when the time for headers is over");
+    tokio::time::timeout(Duration::from_secs(20), slow.read_to_end(&mut answer)).await.is_ok()
+}
+
+#[tokio::test]
+async fn strangers_have_little_time_and_kept_connections_much() {
+    let house = House::open(&[]).await;
+    let mut kept = TcpStream::connect(house.address).await.unwrap();
+    let request = b"GET /v1/things/a HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut answer = vec![0; 16_384];
+    kept.write_all(request).await.unwrap();
+    assert!(kept.read(&mut answer).await.unwrap() > 0);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let (silent, begun, http2) = tokio::join!(
+        is_let_go(&house, b""),
+        is_let_go(&house, b"GET /v1/things/a HTTP/1.1\r\nh"),
+        is_let_go(&house, preface)
+    );
+    assert!(silent && begun && http2, "silent {silent}, begun {begun}, HTTP/2 {http2}");
+    // A load balancer finds its connection open, more than the time for headers later.
+    kept.write_all(request).await.unwrap();
+    assert!(kept.read(&mut answer).await.unwrap() > 0 && answer.starts_with(b"HTTP/1.1 200"));
 }
 
 #[tokio::test]

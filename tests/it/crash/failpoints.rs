@@ -68,7 +68,7 @@ async fn killed_at_each_place_it_does_everything_once() {
     let mut shares = JoinSet::new();
     for number in 0..SHARES {
         shares.spawn(async move {
-            killed_at(Backends::Embedded, &format!("points-{number}"), &share(SHARES, number)).await
+            killed_at(Backends::Embedded, &format!("points-{number}"), &share(SHARES, number)).await;
         });
     }
     while let Some(done) = shares.join_next().await {

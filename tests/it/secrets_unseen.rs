@@ -1,0 +1,87 @@
+//! What a process writes down of a request: enough to find it again, and nothing that is nobody else's to read.
+
+use reqwest::Method as Verb;
+use serde_json::{Value, json};
+
+use crate::harness::{Backends, Headers, Mesh, Wire, eventually};
+
+/// In a place where secrets stand; `name` says where.
+fn secret(name: &str) -> String {
+    format!("s3cret-{name}-0123456789")
+}
+
+/// The access log lines of a path.
+fn lines(mesh: &Mesh, path: &str) -> Vec<Value> {
+    let log = mesh.log("all");
+    let parsed = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    parsed.filter(|line| line["fields"]["url.path"] == path || line["url.path"] == path).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_request_is_in_no_log() {
+    let settings = [("TENON_LOG_FORMAT", "json"), ("TENON_LOG", "info")];
+    let (mesh, wire) = (Mesh::start_with(Backends::Embedded, &settings).await, Wire::new());
+    let acme = mesh.onboard("acme").await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let headers = |token: &str| -> Headers {
+        vec![
+            ("authorization", format!("Bearer {token}")),
+            ("cookie", secret("cookie")),
+            ("x-api-key", secret("header")),
+            ("x-operator-key", secret("operator")),
+            ("grpc-metadata-note", secret("metadata")),
+            ("idempotency-key", secret("key")),
+            ("traceparent", format!("00-{trace}-b7ad6b7169203331-01")),
+            ("x-request-id", "find-me".to_owned()),
+        ]
+    };
+    let (email, password) = (format!("{}@x.test", secret("mail")), secret("password"));
+    let user = json!({ "email": email, "password": password, "roles": ["viewer"] }).to_string();
+    let made = wire.http(&mesh, Verb::POST, "/v1/users", &headers(&acme.token), user.as_bytes()).await;
+    assert_eq!(made.http, 200, "{}", made.text());
+    let login = json!({ "tenant": "acme", "email": email, "password": secret("wrong") }).to_string();
+    let refused = wire.http(&mesh, Verb::POST, "/v1/auth/login", &headers("x"), login.as_bytes()).await;
+    assert_eq!(refused.http, 401, "{}", refused.text());
+    let query = format!("/v1/users?pageToken={}", secret("query"));
+    wire.http(&mesh, Verb::GET, &query, &headers(&acme.token), b"").await;
+    wire.http(&mesh, Verb::POST, "/v1/users", &headers(&secret("token")), secret("body").as_bytes()).await;
+
+    let seen = eventually("the requests are logged", || async {
+        let found = lines(&mesh, "/v1/users");
+        (found.len() >= 3 && !lines(&mesh, "/v1/auth/login").is_empty()).then_some(found)
+    })
+    .await;
+    let log = mesh.log("all");
+    let signature = acme.token.rsplit('.').next().expect("a JWT has three parts");
+    assert!(!log.contains("s3cret-") && !log.contains(signature), "{}", leaked(&log));
+    // What is there instead.
+    let line = seen[0].get("fields").unwrap_or(&seen[0]);
+    for (field, expected) in [
+        ("http.request.method", json!("POST")),
+        ("http.route", json!("POST /v1/users")),
+        ("network.protocol.name", json!("http")),
+        ("http.response.status_code", json!(200)),
+        ("rpc.grpc.status_code", json!(0)),
+        ("http.request.body.size", json!(user.len())),
+        ("http.response.body.size", json!(made.body.len())),
+        ("upstream.name", json!("auth")),
+        ("client.address", json!("127.0.0.1")),
+        ("request.id", json!("find-me")),
+        ("trace.id", json!(trace)),
+    ] {
+        assert_eq!(line[field], expected, "{field}: {line}");
+    }
+    assert!(line["duration_us"].is_u64() && line["tenant.id"].is_string() && line["principal"].is_string(), "{line}");
+    let refused = lines(&mesh, "/v1/auth/login");
+    let refused = refused.last().map(|line| line.get("fields").unwrap_or(line).clone()).expect("a line");
+    assert_eq!(
+        (&refused["rpc.grpc.status_code"], refused["error.reason"].is_string()),
+        (&json!(16), true),
+        "{refused}"
+    );
+}
+
+/// The lines of a log that hold what they must not.
+fn leaked(log: &str) -> String {
+    log.lines().filter(|line| line.contains("s3cret-") || line.contains("eyJ")).take(5).collect::<Vec<_>>().join("\n")
+}

@@ -421,7 +421,6 @@ async fn every_method_refuses_who_must_not_call_it() {
     stage.is_untouched().await;
     // By its gRPC path a method is guarded as by its route, and what only the mesh may call is not there at all.
     for endpoint in Endpoint::all() {
-<<<<<<< HEAD
         let answer = stage.wire.http(&stage.mesh, Verb::POST, &endpoint.method.path, &Headers::new(), b"{}").await;
         let (path, http) = (&endpoint.method.path, answer.http.as_u16());
         match endpoint.method.access {
@@ -430,15 +429,6 @@ async fn every_method_refuses_who_must_not_call_it() {
             Access::Public | Access::Unspecified => {
                 assert!(!["TOKEN_REQUIRED", "METHOD_UNKNOWN"].contains(&&*answer.reason), "{path}");
             }
-=======
-        let answer = stage.wire.http(&stage.mesh, Verb::POST, &endpoint.method.path, &Vec::new(), b"{}").await;
-        let (path, http) = (&endpoint.method.path, answer.http.as_u16());
-        match endpoint.method.access {
-            Access::Mesh => assert_eq!(http, 404, "{path}"),
-            Access::Tenant | Access::Operator => assert_eq!(http, 401, "{path}"),
-            // It may ask for another proof than a token.
-            Access::Public | Access::Unspecified => assert_ne!(answer.reason, "TOKEN_REQUIRED", "{path}"),
->>>>>>> surface2
         }
     }
 }

@@ -238,15 +238,9 @@ impl Drop for Cut {
 async fn read(response: Response<Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-<<<<<<< HEAD
     let is_json =
         parts.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     let json = if is_json && !body.is_empty() { serde_json::from_slice(&body).unwrap() } else { Json::Null };
-=======
-    let is_page = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/");
-    let is_json = !body.is_empty() && !parts.headers.get("content-type").is_some_and(is_page);
-    let json = if is_json { serde_json::from_slice(&body).unwrap() } else { Json::Null };
->>>>>>> surface2
     Answer { status: parts.status.as_u16(), headers: parts.headers, json }
 }
 

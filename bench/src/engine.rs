@@ -17,7 +17,7 @@ use crate::{
     load::{Ask, Connection, Round, drive},
     process::{cpu, family},
     report::{Figure, Rounds},
-    scenarios::{Ground, Plan, get, idle, post, sign_up},
+    scenarios::{Ground, Plan, finished_run, get, idle, post, sign_up},
     workers,
 };
 
@@ -295,27 +295,34 @@ async fn sleep(plan: &Plan, ground: &Ground) -> Result<Figure> {
     Ok(rounds.figure("sleep: runs for a day", &of, ground.rss()))
 }
 
-/// Pages of a list, before and after many more runs are there.
+/// Pages of a list among a few runs, and while there are ten and a hundred times as many. They are copies of a run that ended,
+/// one in ten of them FAILED: what is measured is reading.
 async fn list(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for grown in [false, true] {
-        if grown {
-            start_many(plan.size, ground, &ground.token, ("bench", &json!({}))).await?;
-            let mut connection = Connection::open(&ground.mesh.ready.edge).await?;
-            idle(&mut connection, &ground.token).await?;
-            ground.mesh.sql("analyze workflow.runs")?;
-        }
+    finished_run(ground).await?;
+    let mut there = 0;
+    for size in [plan.size / 100, plan.size / 10, plan.size] {
+        let more = size.saturating_sub(there);
+        there = size;
+        ground.mesh.sql(&format!(
+            "insert into workflow.runs
+             select (jsonb_populate_record(r, jsonb_build_object(
+                 'id', overlay(gen_random_uuid()::text placing left(workflow.first_uuid(now() - n * interval '1 ms')::text, 13) from 1),
+                 'state', case when n % 10 = 0 then 'FAILED' else 'SUCCEEDED' end, 'entity_id', 'customer-' || n % 1000,
+                 'created_at', now() - n * interval '1 ms'))).*
+             from generate_series(1, {more}) n, (select * from workflow.runs where workflow_id = 'bench' limit 1) r"
+        ))?;
+        ground.mesh.sql("vacuum analyze workflow.runs")?;
         let count = ground.mesh.sql("select count(*) from workflow.runs")?;
-        let paths =
-            ["/v1/runs?pageSize=50", "/v1/runs?workflow=bench&pageSize=50", "/v1/runs?state=FAILED&pageSize=50"];
+        let paths = ["pageSize=50", "workflow=bench&pageSize=50", "state=FAILED&pageSize=50", "entityId=customer-7&pageSize=50"];
         let (before, token) = (ground.cpu(), ground.token.clone());
-        let ask = move |number: usize| get(paths[number % paths.len()].to_owned(), &token);
+        let ask = move |number: usize| get(format!("/v1/runs?{}", paths[number % paths.len()]), &token);
         let round = drive(&ground.mesh.ready.edge, 1, plan.round, ask).await?;
         let mut rounds = Rounds::default();
         rounds.add(round, ground.cpu().saturating_sub(before));
         figures.push(rounds.figure(
             &format!("list: {count} runs"),
-            "pages of 50: newest, of a workflow, failed",
+            "pages of 50: newest, of a workflow, failed, about a customer",
             ground.rss(),
         ));
     }

@@ -13,6 +13,7 @@ use hyper_util::{
 };
 use rand::Rng;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -80,6 +81,25 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    serve_over(listener, |stream| std::future::ready(Ok(stream)), service, limits, stop).await;
+}
+
+/// As [`serve`], over what `handshake` makes of each connection, in the time that headers have.
+pub async fn serve_over<H, T, F, S, B>(
+    listener: TcpListener,
+    handshake: H,
+    service: S,
+    limits: Limits,
+    stop: CancellationToken,
+) where
+    H: Fn(TcpStream) -> F,
+    F: Future<Output = io::Result<T>> + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let (connections, leave) = (TaskTracker::new(), CancellationToken::new());
     let builder = builder(limits.pending_resets);
@@ -94,9 +114,15 @@ where
                 continue;
             }
         };
+        let _ = stream.set_nodelay(true);
         let (builder, service, leave) = (builder.clone(), service.clone(), leave.clone());
+        let greeted = leave.clone().run_until_cancelled_owned(timeout(HEADER_TIMEOUT, handshake(stream)));
         connections.spawn(async move {
-            connection(builder, stream, peer, service, limits.connection_age, leave).await;
+            match greeted.await {
+                Some(Ok(Ok(stream))) => connection(builder, stream, peer, service, limits.connection_age, leave).await,
+                Some(Ok(Err(error))) => tracing::debug!(%error, client.address = %peer.ip(), "handshake failed"),
+                _ => {}
+            }
             drop(slot);
         });
     }
@@ -124,20 +150,20 @@ fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection<S, B>(
+async fn connection<T, S, B>(
     builder: Builder<TokioExecutor>,
-    stream: TcpStream,
+    stream: T,
     peer: SocketAddr,
     service: S,
     age: Duration,
     stop: CancellationToken,
 ) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let _ = stream.set_nodelay(true);
     let service = tower::util::MapRequest::new(service, move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         request

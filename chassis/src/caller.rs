@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tenon_proto::policy::Method;
+pub use tenon_proto::policy::grants;
 use tonic::{Code, Request};
 
 use crate::{Fault, SessionId, TenantId, UserId, directory::Tenant};
@@ -88,33 +89,5 @@ impl Caller {
             return Err(Fault::new(Code::NotFound, "TENANT_NOT_FOUND", "there is no such tenant"));
         }
         Ok(Self { tenant_id: Some(tenant), ..self.clone() })
-    }
-}
-
-/// Whether roles grant a permission, `service.resources.verb`. `admin` grants everything, `member` runs workflows and
-/// reads, `viewer` reads.
-#[must_use]
-pub fn grants(roles: &[String], permission: &str) -> bool {
-    let verb = permission.rsplit('.').next().unwrap_or_default();
-    let reads = matches!(verb, "get" | "list" | "preview");
-    roles.iter().any(|role| match role.as_str() {
-        "admin" => true,
-        "member" => reads || permission.starts_with("workflow.runs."),
-        "viewer" => reads,
-        _ => false,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roles_grant_what_they_say() {
-        let has = |role: &str, permission| grants(&[role.to_owned()], permission);
-        assert!(has("admin", "billing.usage.ingest"));
-        assert!(has("member", "workflow.runs.create") && !has("member", "workflow.workflows.create"));
-        assert!(has("viewer", "workflow.runs.list") && !has("viewer", "workflow.runs.cancel"));
-        assert!(!has("", "workflow.runs.get"));
     }
 }

@@ -63,7 +63,7 @@ pub struct Config {
     /// Connections of one service at most; 10 keep two cores of Postgres busy
     #[arg(long, env = "TENON_DATABASE_POOL", default_value_t = 10)]
     pub database_pool: u32,
-    /// Redis, for rate limits shared by several edges; without it limits are per process
+    /// Redis, for rate limits and answers under keys shared by several edges; without it they are per process
     #[arg(long, env = "TENON_REDIS_URL")]
     pub redis_url: Option<String>,
     /// NATS with JetStream, for events; without it the outbox itself is the bus

@@ -1,22 +1,23 @@
-//! Rate limits by GCRA (ITU-T I.371): in this process, or shared by several through Redis.
+//! Rate limits by GCRA (ITU-T I.371): decided in this process, at once; with Redis, several processes tell each other what
+//! they allowed.
+
+mod shared;
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
-use redis::{Script, aio::ConnectionManager};
-
 use crate::Clock;
+
+pub use shared::share;
 
 /// Locks are spread over this many shards.
 const SHARDS: usize = 64;
 /// Keys at most in one shard before spent ones are swept: about 20 MB over all shards.
 const SHARD_KEYS: usize = 4_096;
-/// A limit that Redis does not answer for in this time is decided here.
-const REDIS_TIMEOUT: Duration = Duration::from_millis(25);
 
 /// How much is allowed: a sustained rate, and how many at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,74 +42,72 @@ pub struct Decision {
 pub struct Limiter {
     clock: Clock,
     hasher: RandomState,
-    shards: Vec<Mutex<HashMap<u64, i64>>>,
-    redis: Option<(ConnectionManager, Script)>,
+    shards: Vec<Mutex<Shard>>,
+    is_shared: bool,
 }
 
-/// Why Redis cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("Redis at TENON_REDIS_URL cannot be used: {0}")]
-pub struct ConnectError(#[from] redis::RedisError);
-
-/// The same arithmetic as `decide`, on Redis' own clock. Returns the arrival time before and now, in microseconds.
-const GCRA: &str = r"
-local t = redis.call('TIME')
-local now = t[1] * 1000000 + t[2]
-local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
-local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
-if tat + interval - now <= tolerance then
-  redis.call('SET', KEYS[1], string.format('%.0f', tat + interval), 'PX', math.ceil((tat + interval - now) / 1000) + 1)
-end
-return {string.format('%.0f', tat), string.format('%.0f', now)}";
+#[derive(Default)]
+struct Shard {
+    /// Theoretical arrival times, in microseconds.
+    tats: HashMap<u64, i64>,
+    /// What was allowed since others were told last: the key, and by how many microseconds its time moved.
+    untold: HashMap<u64, (String, i64)>,
+}
 
 impl Limiter {
-    /// # Errors
-    /// When Redis is configured and does not answer.
-    pub async fn connect(redis_url: Option<&str>, clock: Clock) -> Result<Self, ConnectError> {
-        let redis = match redis_url {
-            Some(url) => Some((ConnectionManager::new(redis::Client::open(url)?).await?, Script::new(GCRA))),
-            None => None,
-        };
+    /// One that is shared keeps what it allowed, for [`share`] to tell.
+    #[must_use]
+    pub fn new(clock: Clock, is_shared: bool) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Ok(Self { clock, hasher: RandomState::new(), shards, redis })
+        Self { clock, hasher: RandomState::new(), shards, is_shared }
     }
 
-    /// Takes one call of a key from its quota. Redis down or slow: this process decides alone, and no call fails.
-    pub async fn check(&self, key: &str, quota: Quota) -> Decision {
-        if let Some((connection, script)) = &self.redis {
-            let (interval, tolerance) = micros(quota);
-            let (mut connection, mut call) = (connection.clone(), script.key(format!("tenon:limit:{key}")));
-            let call = call.arg(interval).arg(tolerance);
-            let answer = tokio::time::timeout(REDIS_TIMEOUT, call.invoke_async::<(String, String)>(&mut connection));
-            if let Ok(Ok((tat, now))) = answer.await
-                && let (Ok(tat), Ok(now)) = (tat.parse(), now.parse())
-            {
-                return decide(tat, now, quota).0;
-            }
-            metrics::counter!("tenon_limiter_fallbacks_total").increment(1);
-        }
-        self.check_local(key, quota)
-    }
-
-    fn check_local(&self, key: &str, quota: Quota) -> Decision {
+    /// Takes one call of a key from its quota.
+    pub fn check(&self, key: &str, quota: Quota) -> Decision {
         let hash = self.hasher.hash_one(key);
         let now = self.clock.now().timestamp_micros();
-        let shard = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
-        let mut shard = self.shards[shard].lock().expect("no holder panics");
-        if shard.len() >= SHARD_KEYS {
-            shard.retain(|_, tat| *tat > now);
-            if shard.len() >= SHARD_KEYS {
+        let mut shard = self.shard(hash);
+        if shard.tats.len() >= SHARD_KEYS {
+            shard.tats.retain(|_, tat| *tat > now);
+            if shard.tats.len() >= SHARD_KEYS {
                 // A flood of keys: forgetting lets some calls through too many, remembering would take memory without bound.
-                shard.clear();
+                *shard = Shard::default();
             }
         }
-        let tat = shard.get(&hash).copied().unwrap_or(now).max(now);
+        let tat = shard.tats.get(&hash).copied().unwrap_or(now).max(now);
         let (decision, next) = decide(tat, now, quota);
         if decision.allowed {
-            shard.insert(hash, next);
+            shard.tats.insert(hash, next);
+            if self.is_shared {
+                shard.untold.entry(hash).or_insert_with(|| (key.to_owned(), 0)).1 += next - tat;
+            }
         }
         decision
     }
+
+    /// What was allowed since this was asked last.
+    fn untold(&self) -> Vec<(String, i64)> {
+        let drain = |shard: &Mutex<Shard>| std::mem::take(&mut lock(shard).untold).into_values();
+        self.shards.iter().flat_map(drain).collect()
+    }
+
+    /// Takes over by how many microseconds all processes together are ahead of now.
+    fn learn(&self, key: &str, ahead: i64) {
+        let hash = self.hasher.hash_one(key);
+        let now = self.clock.now().timestamp_micros();
+        let mut shard = self.shard(hash);
+        let untold = shard.untold.get(&hash).map_or(0, |(_, spent)| *spent);
+        let all = now.saturating_add(ahead).saturating_add(untold);
+        shard.tats.entry(hash).and_modify(|tat| *tat = all.max(*tat)).or_insert(all);
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[usize::try_from(hash % SHARDS as u64).unwrap_or_default()])
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().expect("no holder panics")
 }
 
 /// (microseconds between calls, microseconds that may be borrowed ahead). A million calls a second is the most.
@@ -133,30 +132,51 @@ fn decide(tat: i64, now: i64, quota: Quota) -> (Decision, i64) {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_burst_is_spent_and_comes_back_at_the_rate() {
+    #[test]
+    fn a_burst_is_spent_and_comes_back_at_the_rate() {
         let clock = Clock::default();
-        let limiter = Limiter::connect(None, clock.clone()).await.unwrap();
+        let limiter = Limiter::new(clock.clone(), false);
         let quota = Quota { per_minute: 60, burst: 3 };
         for left in [2, 1, 0] {
-            let decision = limiter.check("a", quota).await;
+            let decision = limiter.check("a", quota);
             assert!(decision.allowed);
             assert_eq!(decision.remaining, left);
         }
-        let refused = limiter.check("a", quota).await;
+        let refused = limiter.check("a", quota);
         assert!(!refused.allowed && refused.retry_after > Duration::from_millis(900));
-        assert!(limiter.check("b", quota).await.allowed);
+        assert!(limiter.check("b", quota).allowed);
         clock.advance(Duration::from_millis(1_000));
-        assert!(limiter.check("a", quota).await.allowed);
-        assert!(!limiter.check("a", quota).await.allowed);
+        assert!(limiter.check("a", quota).allowed);
+        assert!(!limiter.check("a", quota).allowed);
     }
 
-    #[tokio::test]
-    async fn any_numbers_are_a_quota() {
-        let limiter = Limiter::connect(None, Clock::default()).await.unwrap();
+    #[test]
+    fn any_numbers_are_a_quota() {
+        let limiter = Limiter::new(Clock::default(), false);
         for number in [0, 1, u32::MAX] {
             let quota = Quota { per_minute: number, burst: number };
-            assert!(limiter.check(&number.to_string(), quota).await.allowed);
+            assert!(limiter.check(&number.to_string(), quota).allowed);
         }
+    }
+    #[test]
+    fn what_others_allowed_counts_and_is_paid_back() {
+        let clock = Clock::default();
+        let [one, two] = [true, true].map(|shared| Limiter::new(clock.clone(), shared));
+        let quota = Quota { per_minute: 60, burst: 3 };
+        let spend = |limiter: &Limiter| (0..10).filter(|_| limiter.check("a", quota).allowed).count();
+        // Each has a burst, since neither has told the other.
+        assert_eq!((spend(&one), spend(&two)), (3, 3));
+        let spent: i64 = [&one, &two].iter().flat_map(|limiter| limiter.untold()).map(|(_, spent)| spent).sum();
+        assert_eq!(spent, 6_000_000);
+        one.learn("a", spent);
+        two.learn("a", spent);
+        clock.advance(Duration::from_millis(3_900));
+        assert_eq!((spend(&one), spend(&two)), (0, 0), "three too many are three seconds more");
+        clock.advance(Duration::from_millis(200));
+        assert_eq!((spend(&one), spend(&two)), (1, 1));
+        // What is told late counts on top of what was allowed meanwhile.
+        one.learn("a", 2_000_000);
+        let refused = one.check("a", quota);
+        assert!(!refused.allowed && refused.remaining == 0 && refused.retry_after > Duration::from_millis(900));
     }
 }

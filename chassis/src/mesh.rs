@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use redis::aio::ConnectionManager;
 use tenon_proto::{
     auth::v1::key_service_client::KeyServiceClient, policy::Contract,
     tenant::v1::directory_service_client::DirectoryServiceClient,
@@ -16,7 +17,7 @@ use crate::{
     config::Config,
     directory::Directory,
     guard::Guard,
-    limit::Limiter,
+    limit::{self, Limiter},
     secret::Sealer,
     token::{MeshKey, Verifier},
 };
@@ -36,6 +37,8 @@ pub struct Shared {
     pub sealer: Sealer,
     pub bus: Bus,
     pub limiter: Arc<Limiter>,
+    /// When it is configured. It may be gone at any time: nothing waits for it, and nothing fails without it.
+    pub redis: Option<ConnectionManager>,
     /// Every background task of the process; waited for at the end.
     pub tasks: TaskTracker,
     /// Begins the end: what servers are to be stopped by, and what endless streams end at.
@@ -59,8 +62,8 @@ pub enum JoinError {
     Url { service: &'static str, why: tonic::transport::Error },
     #[error(transparent)]
     Nats(#[from] crate::bus::JetStreamError),
-    #[error(transparent)]
-    Redis(#[from] crate::limit::ConnectError),
+    #[error("Redis at TENON_REDIS_URL cannot be used: {0}")]
+    Redis(#[from] redis::RedisError),
 }
 
 impl Mesh {
@@ -86,10 +89,17 @@ impl Mesh {
             Some(url) => Bus::JetStream(Box::new(JetStream::connect(url).await?)),
             None => Bus::Outbox,
         };
-        let limiter = Arc::new(Limiter::connect(config.redis_url.as_deref(), clock.clone()).await?);
+        let redis = match &config.redis_url {
+            Some(url) => Some(ConnectionManager::new(redis::Client::open(url.as_str())?).await?),
+            None => None,
+        };
+        let limiter = Arc::new(Limiter::new(clock.clone(), redis.is_some()));
         let sealer = Sealer::new(&config.master_key);
         let (tasks, draining, stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         tasks.spawn(directory.clone().watch(stop.clone()));
+        if let Some(redis) = redis.clone() {
+            tasks.spawn(limit::share(limiter.clone(), redis, stop.clone()));
+        }
         let contract = Arc::new(Contract::embedded());
         Ok(Self(Arc::new(Shared {
             config,
@@ -101,6 +111,7 @@ impl Mesh {
             sealer,
             bus,
             limiter,
+            redis,
             tasks,
             draining,
             stop,

@@ -13,7 +13,7 @@ use crate::stack::Cidr;
 #[command(next_help_heading = "Edge")]
 #[group(skip)]
 pub struct Config {
-    /// The port of the edge: HTTP/1.1 and HTTP/2 (h2c)
+    /// The port of the edge: HTTP/1.1 and HTTP/2, plain (h2c) or with --edge-tls-cert
     #[arg(long, env = "TENON_EDGE_PORT", default_value_t = 8080)]
     pub edge_port: u16,
     /// Web origins that may call from a browser, separated by commas: https://app.example.com; * is any, without credentials
@@ -22,6 +22,12 @@ pub struct Config {
     /// Proxies in front whose x-forwarded-for is believed, as CIDRs separated by commas: 10.0.0.0/8
     #[arg(long, env = "TENON_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<Cidr>,
+    /// The certificate chain of the edge's port, PEM: https and HTTP/2 by ALPN, no plain HTTP; read again when it changes
+    #[arg(long, env = "TENON_EDGE_TLS_CERT", value_name = "FILE", requires = "edge_tls_key")]
+    pub edge_tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, PEM
+    #[arg(long, env = "TENON_EDGE_TLS_KEY", value_name = "FILE", requires = "edge_tls_cert")]
+    pub edge_tls_key: Option<PathBuf>,
     /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
     #[arg(long, env = "TENON_PUBLIC_HTTPS")]
     pub public_https: bool,
@@ -89,6 +95,18 @@ pub struct Rates {
     /// INGEST calls a minute of one tenant whose plan does not say
     #[arg(long, env = "TENON_RATE_TENANT_INGEST", default_value_t = 60_000)]
     pub rate_tenant_ingest: u32,
+    /// READ calls a minute of one user whose plan does not say (rate.user.read); without it as many as the tenant's
+    #[arg(long, env = "TENON_RATE_USER_READ")]
+    pub rate_user_read: Option<u32>,
+    /// WRITE calls a minute of one user whose plan does not say (rate.user.write); without it as many as the tenant's
+    #[arg(long, env = "TENON_RATE_USER_WRITE")]
+    pub rate_user_write: Option<u32>,
+    /// LOGIN calls a minute of one user whose plan does not say (rate.user.login); without it as many as the tenant's
+    #[arg(long, env = "TENON_RATE_USER_LOGIN")]
+    pub rate_user_login: Option<u32>,
+    /// INGEST calls a minute of one user whose plan does not say (rate.user.ingest); without it as many as the tenant's
+    #[arg(long, env = "TENON_RATE_USER_INGEST")]
+    pub rate_user_ingest: Option<u32>,
 }
 
 impl Rates {
@@ -113,6 +131,19 @@ impl Rates {
             Rate::Login => self.rate_tenant_login,
             Rate::Ingest => self.rate_tenant_ingest,
         }))
+    }
+
+    /// What one user may do of what his tenant may, if that is bounded.
+    #[must_use]
+    pub fn user(&self, class: Rate, plan: Option<i64>) -> Option<Quota> {
+        let planned = plan.and_then(|limit| u32::try_from(limit).ok());
+        let own = match class {
+            Rate::Read | Rate::Unspecified => self.rate_user_read,
+            Rate::Write => self.rate_user_write,
+            Rate::Login => self.rate_user_login,
+            Rate::Ingest => self.rate_user_ingest,
+        };
+        planned.or(own).map(quota)
     }
 }
 

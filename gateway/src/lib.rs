@@ -2,7 +2,8 @@
 //!
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
-//! (`upstreams`), what is counted for them (`usage`), and what every request goes through (`stack`).
+//! (`upstreams`), what is kept and counted for them (`answers`, `usage`), what
+//! every request goes through (`stack`), and the certificate that it comes by (`tls`).
 
 pub mod config;
 
@@ -18,9 +19,13 @@ pub mod openapi;
 
 mod upstreams;
 
+mod answers;
+
 pub mod usage;
 
 mod stack;
+
+mod tls;
 
 #[doc(hidden)]
 pub mod fuzz;
@@ -36,7 +41,8 @@ use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
 use tenon_proto::policy::Contract;
 use tokio::{net::TcpListener, sync::mpsc::Receiver, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 pub use config::Config;
 pub use stack::Cidr;
@@ -48,6 +54,7 @@ pub use upstreams::{
 
 use crate::{
     stack::Edge,
+    tls::Certificate,
     upstreams::{Ground, Loader, Own, Stamps, Target, watch},
     usage::{Meter, Used},
 };
@@ -67,6 +74,8 @@ pub enum Error {
     NoUpstream { method: String },
     #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
     Header { method: String, header: String },
+    #[error("the certificate of the edge's port: {0}")]
+    Tls(String),
     #[error(transparent)]
     Listen(#[from] io::Error),
 }
@@ -78,6 +87,7 @@ pub struct Gateway {
     limits: accept::Limits,
     drain_wait: Duration,
     used: Option<Receiver<Used>>,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Gateway {
@@ -100,6 +110,8 @@ impl Gateway {
         let loader = Loader { ground, own, path: config.upstreams.clone() };
         let mut files = Stamps::new();
         let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
+        let pair = config.edge_tls_cert.clone().zip(config.edge_tls_key.clone());
+        let tls = pair.map(|(cert, key)| Certificate::read(cert, key)).transpose().map_err(Error::Tls)?;
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
         let (limits, drain_wait) = (accept::Limits::from(&mesh.config), Duration::from_secs(config.edge_drain_wait_s));
         let (meter, used) = Meter::new(mesh.clock.clone());
@@ -108,7 +120,13 @@ impl Gateway {
             let (stop, watched) = (mesh.stop.clone(), watch(loader, loaded, files));
             mesh.tasks.spawn(async move { stop.run_until_cancelled(watched).await });
         }
-        Ok(Self { edge, listener, limits, drain_wait, used: Some(used) })
+        let tls = tls.map(|certificate| {
+            let acceptor = certificate.acceptor();
+            let stop = mesh.stop.clone();
+            mesh.tasks.spawn(async move { stop.run_until_cancelled(certificate.watch()).await });
+            acceptor
+        });
+        Ok(Self { edge, listener, limits, drain_wait, used: Some(used), tls })
     }
 
     /// Where the edge listens.
@@ -126,7 +144,7 @@ impl Gateway {
 
     /// Serves until stopped, then lets the requests in flight end: first it says so, then it closes the port.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { edge, listener, limits, drain_wait, used: _untaken } = self;
+        let Self { edge, listener, limits, drain_wait, used: _untaken, tls } = self;
         tracing::info!(address = ?listener.local_addr().ok(), "edge serves");
         edge.drains_with(stop.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
@@ -139,7 +157,16 @@ impl Gateway {
             sleep(drain_wait).await;
             closing.cancel();
         };
-        tokio::join!(accept::serve(listener, service, limits, closing.clone()), noticed);
+        let handshake = move |stream| {
+            let tls = tls.clone();
+            async move {
+                Ok(match tls {
+                    None => Either::Left(stream),
+                    Some(tls) => Either::Right(tls.accept(stream).await?),
+                })
+            }
+        };
+        tokio::join!(accept::serve_over(listener, handshake, service, limits, closing.clone()), noticed);
         tracing::info!("edge drained");
     }
 }

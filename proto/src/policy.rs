@@ -170,6 +170,20 @@ impl Contract {
     }
 }
 
+/// Whether roles grant a permission, `service.resources.verb`. `admin` grants everything, `member` runs workflows and
+/// reads, `viewer` reads.
+#[must_use]
+pub fn grants(roles: &[String], permission: &str) -> bool {
+    let verb = permission.rsplit('.').next().unwrap_or_default();
+    let reads = matches!(verb, "get" | "list" | "preview");
+    roles.iter().any(|role| match role.as_str() {
+        "admin" => true,
+        "member" => reads || permission.starts_with("workflow.runs."),
+        "viewer" => reads,
+        _ => false,
+    })
+}
+
 fn add(pool: &mut DescriptorPool, file: &FileDescriptor) {
     if pool.get_file_by_name(file.name()).is_none() {
         file.dependencies().for_each(|dependency| add(pool, &dependency));
@@ -245,5 +259,14 @@ mod tests {
         assert_eq!(create.meter.as_deref(), Some("workflow_runs"));
         assert_eq!(create.permission.as_deref(), Some("workflow.runs.create"));
         assert!(contract.methods().count() > 20);
+    }
+
+    #[test]
+    fn roles_grant_what_they_say() {
+        let has = |role: &str, permission| grants(&[role.to_owned()], permission);
+        assert!(has("admin", "billing.usage.ingest"));
+        assert!(has("member", "workflow.runs.create") && !has("member", "workflow.workflows.create"));
+        assert!(has("viewer", "workflow.runs.list") && !has("viewer", "workflow.runs.cancel"));
+        assert!(!has("", "workflow.runs.get"));
     }
 }

@@ -179,7 +179,7 @@ async fn an_idempotency_key_makes_a_repeat_harmless() {
         assert_eq!((status, replayed), (200, false), "{path}: {first}");
         assert_eq!(keyed(&mesh, &acme, path, "k1", &one).await, (200, true, first.clone()));
         let (status, _, refused) = keyed(&mesh, &acme, path, "k1", &other).await;
-        assert_eq!((status, &*reason(&refused)), (409, "IDEMPOTENCY_KEY_REUSED"), "{path}: {refused}");
+        assert_eq!((status, &*reason(&refused)), (422, "IDEMPOTENCY_KEY_REUSED"), "{path}: {refused}");
         let (status, replayed, own) = keyed(&mesh, &globex, path, "k1", &one).await;
         assert_eq!((status, replayed), (200, false), "{path}: another tenant's key is another key");
         assert_ne!(own["name"], first["name"]);

@@ -75,6 +75,10 @@ async fn the_crm_has_tenants_permissions_usage_and_a_trace_without_a_line_for_th
     let (status, refused) = mesh.post("/v1/contacts", &acme.token, &json!({ "nope": 1 })).await;
     assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "UNKNOWN_FIELD"));
 
+    let (status, document) = mesh.get("/openapi.json", "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(document["paths"]["/v1/contacts"]["post"].is_object(), "it is described: {}", document["paths"]);
+
     // What the edge has loaded is what a check is compared with.
     let check = |url: &str| {
         let file = folder.path().join("upstreams.toml");

@@ -89,6 +89,16 @@ impl Refusal {
         self
     }
 
+    /// What the service said beside its status.
+    pub(crate) fn said(&self) -> Option<&HeaderMap> {
+        self.more.as_ref().map(|more| &more.metadata)
+    }
+
+    /// What HTTP has for it, if that is not what its code has.
+    pub(crate) fn own_http(&self) -> Option<StatusCode> {
+        self.more.as_ref().and_then(|more| more.http)
+    }
+
     /// What a client may know of it, in words that every protocol has.
     #[must_use]
     pub(crate) fn told(self) -> Told {
@@ -174,11 +184,13 @@ pub(crate) fn status_of(headers: &HeaderMap) -> Option<Status> {
     Status::from_header_map(&headers)
 }
 
-/// The HTTP status of a code, as google/rpc/code.proto gives it, but for a tenant that owes money.
+/// The HTTP status of a code, as google/rpc/code.proto gives it, but for a tenant that owes money and a key that stands for
+/// another request (draft-ietf-httpapi-idempotency-key-header-07, section 2.7).
 #[must_use]
 pub fn http_status(code: Code, reason: &str) -> StatusCode {
     match (code, reason) {
         (Code::FailedPrecondition, "TENANT_PENDING_PAYMENT") => return StatusCode::PAYMENT_REQUIRED,
+        (_, "IDEMPOTENCY_KEY_REUSED") => return StatusCode::UNPROCESSABLE_ENTITY,
         (Code::Cancelled, _) => return StatusCode::from_u16(499).expect("499 is in the range of HTTP statuses"),
         _ => {}
     }

@@ -88,7 +88,8 @@ impl<'c> Schemas<'c> {
         if !required.is_empty() {
             schema["required"] = json!(required);
         }
-        let exclusions: Vec<Value> = message.oneofs().filter(|oneof| !oneof.is_synthetic()).flat_map(exclude).collect();
+        let exclusions: Vec<Value> =
+            message.oneofs().filter(|oneof| !oneof.is_synthetic()).flat_map(|oneof| exclude(&oneof)).collect();
         if !exclusions.is_empty() {
             schema["allOf"] = json!(exclusions);
         }
@@ -97,6 +98,7 @@ impl<'c> Schemas<'c> {
 
     /// A field with its comment.
     pub(super) fn field(&mut self, field: &FieldDescriptor, way: Way) -> Value {
+        let null = way == Way::In && !behavior(field).contains(&REQUIRED);
         let schema = if field.is_map() {
             let Kind::Message(entry) = field.kind() else { unreachable!("a map's kind is its entry") };
             let (key, value) = (entry.map_entry_key_field(), entry.map_entry_value_field());
@@ -104,12 +106,12 @@ impl<'c> Schemas<'c> {
             if let Some(pattern) = key_pattern(&key.kind()) {
                 schema["propertyNames"] = json!({ "pattern": pattern });
             }
-            if way == Way::In { or_null(schema) } else { schema }
+            if null { or_null(schema) } else { schema }
         } else if field.is_list() {
             let schema = json!({ "type": "array", "items": self.value(field, way, false) });
-            if way == Way::In { or_null(schema) } else { schema }
+            if null { or_null(schema) } else { schema }
         } else {
-            self.value(field, way, way == Way::In)
+            self.value(field, way, null)
         };
         let comment = self.comments.of(&field.parent_message().parent_file(), field.path());
         let mut schema = described(schema, &comment);
@@ -283,7 +285,7 @@ fn or_null(mut schema: Value) -> Value {
 }
 
 /// Two members of a oneof exclude each other.
-fn exclude(oneof: OneofDescriptor) -> Vec<Value> {
+fn exclude(oneof: &OneofDescriptor) -> Vec<Value> {
     let names: Vec<String> = oneof.fields().map(|field| field.json_name().to_owned()).collect();
     if names.len() > PAIRED {
         return Vec::new();

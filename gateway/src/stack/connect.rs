@@ -11,13 +11,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tenon_proto::{options::v1::policy::Access, policy::Effect};
-use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
     REPLAYED,
-    forward::{Ask, may_repeat, unsupported},
+    forward::{Ask, unsupported},
     frames::{Frames, MAX_MESSAGE, envelope, malformed},
+    keyed::Sending,
     metadata,
     protocol::parameter,
     request::{self, Encoding},
@@ -58,18 +58,16 @@ fn unknown_encoding(why: &str) -> Refusal {
 }
 
 /// A call of one message each way.
-#[expect(clippy::too_many_arguments, reason = "a call is all of these")]
 pub(super) async fn unary(
     ask: &Ask<'_>,
     json: bool,
     seen: &Seen,
     headers: &HeaderMap,
     body: Incoming,
-    out: HeaderMap,
-    deadline: Instant,
+    call: Sending<'_>,
     within: Duration,
 ) -> Result<Response<Bytes>, Refusal> {
-    let Served { target, path, method, codec, .. } = ask.served;
+    let Served { method, codec, .. } = ask.served;
     let message = if seen.verb == Verb::GET {
         if method.effect != Effect::None {
             let why = "only a method without side effects is called with GET";
@@ -80,10 +78,12 @@ pub(super) async fn unary(
         of_query(seen.uri.query().unwrap_or_default())?
     } else {
         let encoding = request::encoding(headers).map_err(|_| unknown_encoding("identity and gzip are taken"))?;
-        request::decoded(request::body(body, within, MAX_MESSAGE).await?, encoding)?
+        let body = request::body(body, within, MAX_MESSAGE).await?;
+        seen.took(body.len());
+        request::decoded(body, encoding)?
     };
     let frame = if json { codec.frame(&message)? } else { envelope(0, &message) };
-    let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
+    let answer = call.send(frame).await?;
     let data = if json { codec.json(&answer.message)? } else { answer.message };
     let mut response = Response::new(data);
     let to = response.headers_mut();

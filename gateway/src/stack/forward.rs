@@ -26,6 +26,7 @@ use super::{
     Edge, GRPC, JSON, PART, REPLAYED, REQUEST_ID, accept, connect,
     frames::{Frames, MAX_MESSAGE, PREFIX, Text, Watch, malformed},
     intake::{Intake, Reader},
+    keyed::Sending,
     line::Line,
     metadata, peer,
     protocol::Protocol,
@@ -92,21 +93,24 @@ impl Edge {
         let out = self.outgoing(ask, seen, headers, &admitted, deadline)?;
         let streams = ask.streams();
         // The mesh's own services count in the transaction of the call.
-        let use_of = ask.served.target.dial.is_foreign.then(|| self.meter.of(&admitted.caller)).flatten();
+        let mut use_of = ask.served.target.dial.is_foreign.then(|| self.meter.of(&admitted.caller)).flatten();
+        let last = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+        let key = self.key_of(ask, headers, &admitted);
+        // A call under a key goes on without its client, and is counted where it ends.
+        let key = key.map(|key| (key, use_of.take()));
+        let call = Sending { edge: self, served: ask.served, out, deadline: last, key };
         let mut answered = match (ask.protocol, &ask.route) {
             (Protocol::Json, Some(route)) if streams == (false, false) => {
-                let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
-                self.unary(ask, route, seen, headers, body, out, deadline).await.map(Answered::Whole)
+                self.unary(ask, route, seen, headers, body, call).await.map(Answered::Whole)
             }
             (Protocol::Connect { json }, _) => {
                 if streams != (false, false) {
                     return Err(connect::other_kind("application/connect+json or application/connect+proto"));
                 }
-                let deadline = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
                 let within = Duration::from_secs(self.config.edge_body_timeout_s);
-                connect::unary(ask, json, seen, headers, body, out, deadline, within).await.map(Answered::Whole)
+                connect::unary(ask, json, seen, headers, body, call, within).await.map(Answered::Whole)
             }
-            _ => self.stream(ask, seen, headers, admitted.slot, body, out, deadline).await,
+            _ => self.stream(ask, seen, headers, admitted.slot, body, call, deadline).await,
         }?;
         if let Some(use_of) = use_of {
             match &mut answered {
@@ -122,7 +126,6 @@ impl Edge {
     }
 
     /// A route of one message each way.
-    #[expect(clippy::too_many_arguments, reason = "a call is all of these")]
     async fn unary(
         &self,
         ask: &Ask<'_>,
@@ -130,12 +133,10 @@ impl Edge {
         seen: &Seen,
         headers: &HeaderMap,
         body: Incoming,
-        out: HeaderMap,
-        deadline: Instant,
+        call: Sending<'_>,
     ) -> Result<Response<Bytes>, Refusal> {
         let frame = self.json_frame(route, seen, headers, body).await?;
-        let Served { target, path, method, .. } = ask.served;
-        let answer = target.call(path, out, frame, deadline, may_repeat(method, headers)).await?;
+        let answer = call.send(frame).await?;
         json_answer(ask, route, &answer)
     }
 
@@ -153,6 +154,7 @@ impl Edge {
             let raw = route.binding.takes_any_media();
             let encoding = if raw { None } else { request::json_only(headers)? };
             let body = request::body(body, Duration::from_secs(self.config.edge_body_timeout_s), MAX_MESSAGE).await?;
+            seen.took(body.len());
             request::decoded(body, encoding)?
         };
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -169,7 +171,7 @@ impl Edge {
         headers: &HeaderMap,
         slot: Option<Slot>,
         body: Incoming,
-        out: HeaderMap,
+        call: Sending<'_>,
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let (client, server) = ask.streams();
@@ -180,6 +182,12 @@ impl Edge {
         let form = if server && ask.protocol == Protocol::Json { accept::form(headers)? } else { Form::Lines };
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((endless && idle > 0).then(|| Duration::from_secs(idle))));
+        if call.key.is_some() {
+            let frames = self.collected(ask, seen, headers, body).await?;
+            let response = call.send(frames).await?.into_response();
+            let relay = Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline);
+            return relayed(seen, response, relay, form).await;
+        }
         let (body, retry) = if client {
             let reader = reader(ask, seen, headers)?;
             (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
@@ -190,7 +198,7 @@ impl Edge {
             (Body::new(Full::new(frames)), retry)
         };
         let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
-        let by = deadline.unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+        let Sending { out, deadline: by, .. } = call;
         let mut opening: Opening = Box::pin(async move { target.open(&path, out, body, by, retry).await });
         let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
         let relay = Relay {
@@ -233,6 +241,7 @@ impl Edge {
         // Base64 makes four bytes of three.
         let most = if ask.protocol == (Protocol::Web { text: true }) { MAX_MESSAGE / 3 * 4 } else { MAX_MESSAGE };
         let mut body = request::body(body, within, most + 2 * PREFIX).await?;
+        seen.took(body.len());
         if ask.protocol == (Protocol::Web { text: true }) {
             let mut text = Text::default();
             body = text.push(&body)?;
@@ -446,7 +455,7 @@ fn media(kind: &str) -> HeaderValue {
     known.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
-fn is_traceparent(value: &HeaderValue) -> bool {
+pub(super) fn is_traceparent(value: &HeaderValue) -> bool {
     let plain = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
     value.len() == 55 && value.as_bytes().starts_with(b"00-") && value.as_bytes().iter().all(plain)
 }

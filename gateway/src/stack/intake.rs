@@ -66,7 +66,7 @@ impl Body for Intake {
             let read = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        this.line.touch();
+                        this.line.took(data.len());
                         this.reader.read(&data)
                     }
                     // Trailers of a request mean nothing in gRPC.

@@ -1,11 +1,11 @@
-//! Rate limits of an address and of a tenant, and the headers that tell how much is left
+//! Rate limits of an address, of a tenant and of its users, and the headers that tell how much is left
 //! (draft-ietf-httpapi-ratelimit-headers-10).
 
 use std::{fmt::Write, net::IpAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tenon_chassis::{
-    Fault,
+    Fault, UserId,
     directory::Tenant,
     limit::{Decision, Limiter, Quota},
 };
@@ -28,27 +28,22 @@ pub(super) struct Draw {
     decision: Decision,
 }
 
-/// What one request drew on: the address, then the tenant.
+/// What one request drew on: the address, then the tenant, then the user.
 #[derive(Debug, Default)]
 pub(super) struct Draws {
     ip: Option<Draw>,
     tenant: Option<Draw>,
+    user: Option<Draw>,
 }
 
 impl Draws {
-    pub(super) async fn ip(
-        &mut self,
-        limiter: &Limiter,
-        rates: &Rates,
-        class: Rate,
-        client: IpAddr,
-    ) -> Result<(), Fault> {
+    pub(super) fn ip(&mut self, limiter: &Limiter, rates: &Rates, class: Rate, client: IpAddr) -> Result<(), Fault> {
         let (policy, quota) = (names(class).ip, rates.ip(class));
-        let decision = limiter.check(&format!("{policy}:{}", peer::limited_as(client)), quota).await;
+        let decision = limiter.check(&format!("{policy}:{}", peer::limited_as(client)), quota);
         take(self.ip.insert(Draw { policy, quota, decision }))
     }
 
-    pub(super) async fn tenant(
+    pub(super) fn tenant(
         &mut self,
         limiter: &Limiter,
         rates: &Rates,
@@ -57,14 +52,29 @@ impl Draws {
     ) -> Result<(), Fault> {
         let names = names(class);
         let quota = rates.tenant(class, tenant.limits.get(names.plan).copied());
-        let decision = limiter.check(&format!("{}:{}", names.tenant, tenant.id), quota).await;
+        let decision = limiter.check(&format!("{}:{}", names.tenant, tenant.id), quota);
         take(self.tenant.insert(Draw { policy: names.tenant, quota, decision }))
+    }
+
+    /// Nothing is drawn where neither the plan nor a setting bounds one user.
+    pub(super) fn user(
+        &mut self,
+        limiter: &Limiter,
+        rates: &Rates,
+        class: Rate,
+        tenant: &Tenant,
+        user: UserId,
+    ) -> Result<(), Fault> {
+        let names = names(class);
+        let Some(quota) = rates.user(class, tenant.limits.get(names.user_plan).copied()) else { return Ok(()) };
+        let decision = limiter.check(&format!("{}:{user}", names.user), quota);
+        take(self.user.insert(Draw { policy: names.user, quota, decision }))
     }
 
     /// Writes both headers, as lists of what was drawn on.
     pub(super) fn write(&self, headers: &mut HeaderMap) {
         let (mut policies, mut left) = (String::with_capacity(64), String::with_capacity(64));
-        for Draw { policy, quota, decision } in self.ip.iter().chain(&self.tenant) {
+        for Draw { policy, quota, decision } in self.ip.iter().chain(&self.tenant).chain(&self.user) {
             let comma = if policies.is_empty() { "" } else { ", " };
             let reset = seconds(decision.reset_after);
             let _ = write!(policies, "{comma}\"{policy}\";q={};w={WINDOW_S}", quota.per_minute);
@@ -93,16 +103,42 @@ fn take(draw: &Draw) -> Result<(), Fault> {
 struct Names {
     ip: &'static str,
     tenant: &'static str,
-    /// The key of a plan's limit.
+    user: &'static str,
+    /// The keys of a plan's limits.
     plan: &'static str,
+    user_plan: &'static str,
 }
 
 fn names(class: Rate) -> Names {
     match class {
-        Rate::Read | Rate::Unspecified => Names { ip: "ip-read", tenant: "tenant-read", plan: "rate.read" },
-        Rate::Write => Names { ip: "ip-write", tenant: "tenant-write", plan: "rate.write" },
-        Rate::Login => Names { ip: "ip-login", tenant: "tenant-login", plan: "rate.login" },
-        Rate::Ingest => Names { ip: "ip-ingest", tenant: "tenant-ingest", plan: "rate.ingest" },
+        Rate::Read | Rate::Unspecified => Names {
+            ip: "ip-read",
+            tenant: "tenant-read",
+            user: "user-read",
+            plan: "rate.read",
+            user_plan: "rate.user.read",
+        },
+        Rate::Write => Names {
+            ip: "ip-write",
+            tenant: "tenant-write",
+            user: "user-write",
+            plan: "rate.write",
+            user_plan: "rate.user.write",
+        },
+        Rate::Login => Names {
+            ip: "ip-login",
+            tenant: "tenant-login",
+            user: "user-login",
+            plan: "rate.login",
+            user_plan: "rate.user.login",
+        },
+        Rate::Ingest => Names {
+            ip: "ip-ingest",
+            tenant: "tenant-ingest",
+            user: "user-ingest",
+            plan: "rate.ingest",
+            user_plan: "rate.user.ingest",
+        },
     }
 }
 

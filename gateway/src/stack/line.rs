@@ -19,6 +19,8 @@ pub(super) struct Line {
     opened: Instant,
     /// Milliseconds after `opened`.
     touched: AtomicU64,
+    /// Bytes that the client sent.
+    received: AtomicU64,
     /// How long neither side may be silent.
     idle: Option<Duration>,
     fault: OnceLock<Refusal>,
@@ -28,13 +30,23 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn new(idle: Option<Duration>) -> Self {
         let (opened, touched, fault) = (Instant::now(), AtomicU64::new(0), OnceLock::new());
-        Self { opened, touched, idle, fault, failed: Notify::new() }
+        Self { opened, touched, received: AtomicU64::new(0), idle, fault, failed: Notify::new() }
     }
 
     /// Something passed just now.
     pub(super) fn touch(&self) {
         let passed = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.touched.store(passed, Ordering::Relaxed);
+    }
+
+    /// The client sent this many bytes just now.
+    pub(super) fn took(&self, bytes: usize) {
+        self.received.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.touch();
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// When something last passed.

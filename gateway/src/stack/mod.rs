@@ -21,6 +21,8 @@ mod slots;
 
 mod forward;
 
+mod keyed;
+
 mod connect;
 
 mod own;
@@ -50,6 +52,7 @@ use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tenon_chassis::{
     Fault, Mesh,
+    caller::Principal,
     client::DEADLINE,
     guard::{Guard, TENANT_ID},
     id,
@@ -71,6 +74,7 @@ use self::{
     slots::Slots,
 };
 use crate::{
+    answers::Answers,
     config::Config,
     errors::Refusal,
     openapi::{self, Page},
@@ -78,7 +82,7 @@ use crate::{
     upstreams::{self, Loaded, Room},
     usage::Meter,
 };
-pub(crate) use frames::split;
+pub(crate) use frames::{envelope, split};
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -86,7 +90,7 @@ pub(crate) use request::handed_on;
 /// The name of the edge in mesh tokens.
 pub(crate) const PART: &str = "gateway";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Characters of a request id that a client chooses.
 const MAX_REQUEST_ID: usize = 64;
 /// One year, as the preload lists ask for.
@@ -113,6 +117,7 @@ pub(crate) struct Edge {
     draining: OnceLock<CancellationToken>,
     room: Room,
     meter: Meter,
+    answers: Arc<Answers>,
 }
 
 enum Step<'l> {
@@ -126,7 +131,8 @@ impl Edge {
     pub(crate) fn new(config: Config, mesh: Mesh, loaded: Arc<ArcSwap<Loaded>>, meter: Meter) -> Self {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter }
+        let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -161,7 +167,7 @@ impl Edge {
                 let span = seen.span(&headers);
                 self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
             }
-            Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client).await {
+            Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client) {
                 Ok(()) => Err(refusal),
                 Err(limited) => Err(limited.into()),
             },
@@ -182,6 +188,7 @@ impl Edge {
                 let mut response = response;
                 draws.write(response.headers_mut());
                 self.finish(response.headers_mut(), &seen, asked);
+                seen.line = Some(relay.line.clone());
                 if relay.is_over() {
                     seen.ended(None);
                 }
@@ -191,7 +198,7 @@ impl Edge {
             whole => {
                 let mut response = match whole {
                     Ok(Answered::Whole(response)) => {
-                        seen.answered(response.status());
+                        seen.succeeded(response.status());
                         response
                     }
                     Ok(Answered::Stream(..)) => unreachable!("streams are answered above"),
@@ -209,6 +216,7 @@ impl Edge {
                     response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
                     return response.map(|_| Either::Left(Full::default()));
                 }
+                seen.gave(response.body().len());
                 response.map(|body| Either::Left(Full::new(body)))
             }
         }
@@ -327,6 +335,7 @@ impl Edge {
         headers: &HeaderMap,
         body: Incoming,
     ) -> Result<Answered, Refusal> {
+        seen.upstream = Some(ask.served.target.clone());
         let asked = request::timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
         let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
@@ -355,10 +364,13 @@ impl Edge {
         headers: &HeaderMap,
     ) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
-        draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client).await?;
+        draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client)?;
         let admitted = self.admit(ask, seen, headers).await?;
         if let (Some(tenant), false) = (&admitted.caller.tenant, method.access == Access::Public) {
-            draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant).await?;
+            draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant)?;
+            if let Principal::User { user, .. } = admitted.caller.principal {
+                draws.user(&self.mesh.limiter, &self.config.rates, method.rate, tenant, user)?;
+            }
         }
         Ok(admitted)
     }
@@ -379,7 +391,7 @@ impl Edge {
         headers: &HeaderMap,
         body: Incoming,
     ) -> Result<Answered, Refusal> {
-        draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client).await?;
+        draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client)?;
         let deadline = request::timeout(headers)?.map(|asked| seen.started() + asked);
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
@@ -443,7 +455,7 @@ impl Edge {
             HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
         // The reference page has one of its own; a service's is never passed on.
         to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
-        if self.config.public_https {
+        if self.config.public_https || self.config.edge_tls_cert.is_some() {
             to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }
         self.cors.write(asked, to);

@@ -172,6 +172,9 @@ impl Relay {
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, Broken>> {
         loop {
             if let Some(frame) = self.out.pop_front() {
+                if let (Some(seen), Some(data)) = (&mut self.seen, frame.data_ref()) {
+                    seen.gave(data.len());
+                }
                 return Some(Ok(frame));
             }
             if self.broken {

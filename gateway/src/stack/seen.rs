@@ -1,14 +1,21 @@
 //! What is seen of a request: one access log line, three metrics, one span. Never a query, a body or a secret.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
 use tenon_chassis::{TenantId, caller::Principal, telemetry};
 use tokio::time::Instant;
+use tonic::Code;
 use tracing::Span;
 
-use super::protocol::Protocol;
-use crate::errors::Told;
+use super::{forward::is_traceparent, line::Line, protocol::Protocol};
+use crate::{errors::Told, upstreams::Target};
 
 /// A request from its first byte to its answer; it is logged and counted when it is dropped, so also when the client
 /// goes away.
@@ -23,6 +30,13 @@ pub(super) struct Seen {
     pub(super) label: Option<Arc<str>>,
     pub(super) tenant: Option<TenantId>,
     pub(super) principal: Option<Principal>,
+    /// The name of the service behind.
+    pub(super) upstream: Option<Arc<Target>>,
+    /// Both halves of a stream.
+    pub(super) line: Option<Arc<Line>>,
+    received: AtomicU64,
+    sent: u64,
+    code: Option<Code>,
     trace: Option<String>,
     /// 499 until there is an answer.
     status: u16,
@@ -43,6 +57,11 @@ impl Seen {
             label: None,
             tenant: None,
             principal: None,
+            upstream: None,
+            line: None,
+            received: AtomicU64::new(0),
+            sent: 0,
+            code: None,
             trace: None,
             status: 499,
             reason: None,
@@ -75,11 +94,32 @@ impl Seen {
             self.trace = span.in_scope(telemetry::traceparent);
             self.span = Some(span.clone());
         }
+        if self.trace.is_none() {
+            // No trace of our own; the client's goes on to the service as it came.
+            let parent = headers.get(telemetry::TRACEPARENT).filter(|parent| is_traceparent(parent));
+            self.trace = parent.and_then(|parent| parent.to_str().ok()).map(str::to_owned);
+        }
         span
     }
 
+    /// Bytes of a request body were read.
+    pub(super) fn took(&self, bytes: usize) {
+        self.received.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes of the answer's body were handed on.
+    pub(super) fn gave(&mut self, bytes: usize) {
+        self.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// A service's answer to a call is there, whole.
+    pub(super) fn succeeded(&mut self, status: StatusCode) {
+        self.code = self.upstream.is_some().then_some(Code::Ok);
+        self.answered(status);
+    }
+
     /// The whole answer is there.
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         let Some(span) = self.span.take() else { return };
         span.record("http.response.status_code", self.status);
@@ -94,6 +134,7 @@ impl Seen {
     /// The answer has ended, well or with a refusal. Whatever the protocol, the status is the one that HTTP/JSON has.
     pub(super) fn ended(&mut self, told: Option<&Told>) {
         self.reason = told.map(|told| told.reason.clone());
+        self.code = Some(told.map_or(Code::Ok, |told| told.code));
         self.answered(told.map_or(StatusCode::OK, Told::http));
     }
 
@@ -105,6 +146,8 @@ impl Seen {
             Principal::User { user, .. } => user.to_string(),
             Principal::Service { name } => format!("svc:{name}"),
         });
+        let streamed = self.line.as_ref().map_or(0, |line| line.received());
+        let received = self.received.load(Ordering::Relaxed) + streamed;
         let micros = self.started.elapsed().as_micros();
         tracing::event!(
             target: "tenon_gateway::access",
@@ -115,8 +158,12 @@ impl Seen {
                 http.route = route,
                 network.protocol.name = self.protocol.name(),
                 http.response.status_code = self.status,
+                rpc.grpc.status_code = self.code.map(i32::from),
                 error.reason = self.reason.as_deref(),
                 duration_us = u64::try_from(micros).unwrap_or(u64::MAX),
+                http.request.body.size = received,
+                http.response.body.size = self.sent,
+                upstream.name = self.upstream.as_ref().map(|target| target.dial.name.as_str()),
                 client.address = %self.client,
                 tenant.id = self.tenant.map(|tenant| tenant.to_string()).as_deref(),
                 principal = principal.as_deref(),

@@ -1,6 +1,7 @@
 //! Calls to the services behind: a stream of gRPC frames each way, and the unary call that stands on it.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,7 +11,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use prost::Message;
 use rand::Rng;
@@ -58,6 +59,19 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) message: Bytes,
     pub(crate) trailers: HeaderMap,
+}
+
+impl Answer {
+    /// The answer as it would come.
+    pub(crate) fn into_response(self) -> Response<UpstreamBody> {
+        let Self { headers, message, mut trailers } = self;
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+        let frames = [Ok::<_, Infallible>(Frame::data(stack::envelope(0, &message))), Ok(Frame::trailers(trailers))];
+        let body = StreamBody::new(futures::stream::iter(frames));
+        let mut response = Response::new(UpstreamBody::new(Body::new(body)));
+        *response.headers_mut() = headers;
+        response
+    }
 }
 
 /// Whether a call may be sent again while nothing of its answer has come.

@@ -40,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use dial::Dial;
 
 pub(crate) use call::{Answer, Failed, Retry, Target, UpstreamBody, expired, one, overloaded, remap};
-pub(crate) use file::Stamps;
+pub(crate) use file::{Stamp, Stamps, stamp};
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};
 pub(crate) use room::Room;

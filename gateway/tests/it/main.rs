@@ -1,10 +1,14 @@
 //! The edge in front of a service that answers with what it was asked.
 
 mod edge;
+mod edge_tls;
 mod hostile;
 mod house;
+mod keys;
+mod limits;
 mod pages;
 mod protocols;
+mod redis;
 mod resilience;
 mod shop;
 mod speak;

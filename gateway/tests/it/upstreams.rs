@@ -158,7 +158,7 @@ async fn descriptors_are_swapped_under_load_and_errors_change_nothing() {
     // And away.
     stop.cancel();
     let seen = load.await.unwrap();
-    assert!(seen.failed.is_empty() && seen.ok > 100, "{} ok, failed: {:?}", seen.ok, seen.failed.first());
+    assert!(seen.failed.is_empty() && seen.ok > 30, "{} ok, failed: {:?}", seen.ok, seen.failed.first());
     folder.write("upstreams.toml", "");
     until("nothing is left of it", async || house.get("/v1/orders/1").await.status == 404).await;
 }

@@ -53,7 +53,7 @@ async fn signals_are_kept_in_order_until_a_state_waits_for_them() {
     assert_eq!((status, reason(&answer)), (StatusCode::BAD_REQUEST, "RUN_ENDED"), "{answer}");
     let other = json!({ "signal": "go", "payload": "then", "signalId": "once" });
     let (status, answer) = mesh.post(&format!("/v1/{name}:signal"), &token, &other).await;
-    assert_eq!((status, reason(&answer)), (StatusCode::CONFLICT, "IDEMPOTENCY_KEY_REUSED"), "{answer}");
+    assert_eq!((status, reason(&answer)), (StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +228,7 @@ async fn a_key_makes_a_start_once_and_a_batch_is_whole_or_not_at_all() {
     assert_eq!(start(&mesh, &token, &body).await, first, "the same key is the same run");
     let other = json!({ "workflow": "hello", "idempotencyKey": "order-1", "input": { "n": 2 } });
     let (status, answer) = mesh.post("/v1/runs", &token, &other).await;
-    assert_eq!((status, reason(&answer)), (StatusCode::CONFLICT, "IDEMPOTENCY_KEY_REUSED"), "{answer}");
+    assert_eq!((status, reason(&answer)), (StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"), "{answer}");
 
     let attributes = |n: usize| json!({ "number": n.to_string(), "batch": "one" });
     let requests: Vec<Value> = (0..50).map(|n| json!({ "workflow": "hello", "attributes": attributes(n) })).collect();

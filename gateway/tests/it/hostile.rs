@@ -148,8 +148,8 @@ async fn rapid_resets_end_the_connection_and_nothing_else() {
 
 /// Whether a connection is closed without an answer, once it has sent this.
 async fn is_let_go(house: &House, sent: &[u8]) -> bool {
-    let mut slow = TcpStream::connect(house.address).await.unwrap();
-    slow.write_all(sent).await.unwrap();
+    let mut slow = TcpStream::connect(house.address).await.expect("the edge listens");
+    slow.write_all(sent).await.expect("it is read");
     let mut answer = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), slow.read_to_end(&mut answer)).await.is_ok()
 }

@@ -150,7 +150,8 @@ impl Gateway {
         edge.drains_with(stop.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let edge = edge.clone();
-            async move { Ok::<_, Infallible>(edge.handle(request).await) }
+            // On the heap, and only while it is served: an idle connection keeps the room of what its service returns.
+            Box::pin(async move { Ok::<_, Infallible>(edge.handle(request).await) })
         });
         let closing = CancellationToken::new();
         let noticed = async {

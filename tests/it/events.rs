@@ -145,7 +145,7 @@ async fn a_refused_start_tells_and_counts_nothing() {
     let (status, second) = answer(key(mesh.request(Method::POST, "/v1/runs")).json(&hello)).await;
     assert_eq!((status, &second), (StatusCode::OK, &first), "a repetition is answered as the first was");
     let (status, other) = answer(key(mesh.request(Method::POST, "/v1/runs")).json(&json!({ "workflow": "x" }))).await;
-    assert_eq!(status, StatusCode::CONFLICT, "{other}");
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{other}");
     usage_is(&mesh, &tenant, 1).await;
     let mut owner = mesh.database.owner().await;
     for kind in [CREATED, USAGE] {

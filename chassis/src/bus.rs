@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::broadcast::{
+    Receiver,
+    error::{RecvError, TryRecvError},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -27,6 +30,8 @@ pub const CHANNEL: &str = "tenon_bus";
 const BATCH: i64 = 500;
 /// A reader that finds nothing moves on once it is so many transactions behind: each move is one itself.
 const FAR: i64 = 1_000;
+/// How long a reader that is told of events waits for more of them: a look costs the same for one as for many.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long a consumer sleeps when no beat wakes it.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long it waits after an error.
@@ -130,7 +135,14 @@ async fn pause(result: Option<Result<bool, Error>>, name: &str, beats: &mut Rece
     match result {
         Some(Ok(true)) | None => {}
         Some(Ok(false)) => {
-            let _ = stop.run_until_cancelled(tokio::time::timeout(IDLE, woken(beats))).await;
+            let gathered = async {
+                if tokio::time::timeout(IDLE, woken(beats)).await.is_ok() {
+                    tokio::time::sleep(GATHER).await;
+                    // What was told until now is seen by the look that follows.
+                    while !matches!(beats.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+                }
+            };
+            stop.run_until_cancelled(gathered).await;
         }
         Some(Err(error)) => {
             tracing::warn!(consumer = name, error = ?error, "events were not handled; they come again");

@@ -210,13 +210,6 @@ async fn a_run_of_a_suspended_tenant_parks_and_goes_on_when_it_is_active() {
     });
     publish(&mesh, &tenant.token, "loops", &machine("Call", states)).await;
     let name = start(&mesh, &tenant.token, &json!({ "workflow": "loops" })).await;
-    let path = format!("/v1/{name}");
-    let (status, answer) = mesh.operate(&format!("/v1/{}:suspend", tenant.name), &json!({})).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    eventually("the suspension is known", || async {
-        (mesh.get(&path, &tenant.token).await.0 == StatusCode::FORBIDDEN).then_some(())
-    })
-    .await;
     let owner = tokio::sync::Mutex::new(mesh.database.owner().await);
     let count = async |sql: &str| {
         sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
@@ -225,6 +218,14 @@ async fn a_run_of_a_suspended_tenant_parks_and_goes_on_when_it_is_active() {
             .expect("the owner reads all")
     };
     let done = format!("select count(*) from {EVENTS} h where type = 'TaskSucceeded'");
+    eventually("the run is at work", || async { (count(&done).await > 0).then_some(()) }).await;
+    let path = format!("/v1/{name}");
+    let (status, answer) = mesh.operate(&format!("/v1/{}:suspend", tenant.name), &json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    eventually("the suspension is known", || async {
+        (mesh.get(&path, &tenant.token).await.0 == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
     // It waits for one second between calls that take milliseconds: one that is silent for longer is parked.
     let silent = format!(
         "select count(*) from (select max(time) as last from {EVENTS} h) e

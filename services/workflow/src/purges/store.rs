@@ -1,4 +1,4 @@
-//! mesh.outbox, mesh.inbox and mesh.idempotency, as far as they are past their use
+//! The statements that delete what is past its use: events, what was seen of them, answers kept under keys.
 
 use chrono::{DateTime, Utc};
 use tenon_chassis::SystemTx;

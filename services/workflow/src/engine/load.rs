@@ -121,21 +121,20 @@ impl Engine {
         self.count_crowd();
         let crowded = self.waker.crowd.full();
         let but: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
-        let mut rows = store::claim_runs(&mut tx, &held, now, (limit, of_each), &but).await?;
-        let full = is_cut(&rows, (limit, of_each));
+        let mut due_runs = store::list_due_runs(&mut tx, (&held, &but), now, (limit, of_each)).await?;
+        let full = is_cut(&due_runs, (limit, of_each));
         if full {
             // Behind those who have many due runs, others may have few: tenants take turns.
             let mut others = store::list_due_tenants(&mut tx, self.turn, TENANTS).await?;
             let round = usize::try_from(TENANTS).is_ok_and(|all| others.len() < all);
             self.turn = if round { Uuid::nil() } else { others.last().copied().unwrap_or_default() };
-            let busy: HashSet<Uuid> = rows.iter().map(|row| row.tenant_id).collect();
+            let busy: HashSet<Uuid> = due_runs.iter().map(|run| run.key().tenant.uuid()).collect();
             others.retain(|tenant| !busy.contains(tenant) && !but.contains(tenant));
-            rows.extend(store::claim_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
+            due_runs.extend(store::list_due_runs_of(&mut tx, (&held, &others), now, OF_EACH).await?);
         }
-        if !crowded.is_empty() {
-            let here: Vec<Key> = self.runs.keys().filter(|key| crowded.contains(&key.tenant)).copied().collect();
-            rows.extend(store::claim_runs_here(&mut tx, &held, now, &here).await?);
-        }
+        let mut keys: Vec<Key> = due_runs.iter().map(store::Candidate::key).collect();
+        keys.extend(self.runs.keys().filter(|key| crowded.contains(&key.tenant)));
+        let rows = store::claim_runs(&mut tx, &held, now, &keys).await?;
         let rows = self.let_in(&mut tx, rows, now).await?;
         let mailed: Vec<Key> = rows.iter().filter(|row| row.mail > 0).map(Row::key).collect();
         let mut letters: HashMap<Key, Vec<Letter>> = HashMap::new();
@@ -226,8 +225,8 @@ impl Engine {
 }
 
 /// Whether a claim took as many as it may, so that there may be more.
-fn is_cut(rows: &[Row], (limit, of_each): (i64, i64)) -> bool {
+fn is_cut(due: &[store::Candidate], (limit, of_each): (i64, i64)) -> bool {
     let mut partitions: BTreeMap<i16, i64> = BTreeMap::new();
-    rows.iter().for_each(|row| *partitions.entry(row.partition).or_default() += 1);
+    due.iter().for_each(|run| *partitions.entry(run.partition).or_default() += 1);
     partitions.values().sum::<i64>() >= limit || partitions.values().any(|count| *count >= of_each)
 }

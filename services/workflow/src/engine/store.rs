@@ -211,43 +211,85 @@ pub(super) struct Row {
     pub(super) created_at: DateTime<Utc>,
 }
 
-/// Takes runs into memory that are due the longest, `of_each` of a partition at most. The transaction must hold the
-/// partitions. However many are due, it reads no more of them.
-pub(super) async fn claim_runs(
+/// A run that is due.
+pub(super) struct Candidate {
+    tenant_id: Uuid,
+    id: Uuid,
+    pub(super) partition: i16,
+}
+
+impl Candidate {
+    pub(super) fn key(&self) -> Key {
+        Key { tenant: self.tenant_id.into(), run: self.id.into() }
+    }
+}
+
+/// The runs that are due the longest of tenants that are not `but`, `of_each` of a partition at most. However many are
+/// due, it reads no more of them.
+pub(super) async fn list_due_runs(
     tx: &mut SystemTx,
-    partitions: &[i16],
+    (partitions, but): (&[i16], &[Uuid]),
     now: DateTime<Utc>,
     (limit, of_each): (i64, i64),
-    but: &[Uuid],
-) -> Result<Vec<Row>, Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"with first as materialized (
-               select d.tenant_id, d.id from unnest($1::smallint[]) as p (id)
-               cross join lateral (
-                   select r.tenant_id, r.id, r.due_at from workflow.runs r
-                   where r.partition = p.id and r.due_at <= $2 and r.tenant_id <> all($5)
-                   order by r.due_at limit $4) as d
-               order by d.due_at limit $3),
-           due as materialized (
-               select r.tenant_id, r.id from first f
-               join workflow.runs r on r.tenant_id = f.tenant_id and r.id = f.id and r.due_at <= $2
-               for no key update of r skip locked)
-           update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
-           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
-                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
-                     r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
+) -> Result<Vec<Candidate>, Error> {
+    let due = sqlx::query_as!(
+        Candidate,
+        r#"select d.tenant_id as "tenant_id!", d.id as "id!", p.id as "partition!" from unnest($1::smallint[]) as p (id)
+           cross join lateral (
+               select r.tenant_id, r.id, r.due_at from workflow.runs r
+               where r.partition = p.id and r.due_at <= $2 and r.tenant_id <> all($5)
+               order by r.due_at limit $4) as d
+           order by d.due_at limit $3"#,
         partitions,
         now,
         limit,
         of_each,
         but
     );
-    Ok(rows.fetch_all(tx).await?)
+    Ok(due.fetch_all(tx).await?)
 }
 
-/// Takes those of the runs that are due, which are in memory already: they have mail.
-pub(super) async fn claim_runs_here(
+/// The next tenants behind one that have runs due or asleep, in the order of their ids.
+pub(super) async fn list_due_tenants(tx: &mut SystemTx, after: Uuid, limit: i32) -> Result<Vec<Uuid>, Error> {
+    let tenants = sqlx::query_scalar!(
+        r#"with recursive tenants (id, hop) as (
+               (select tenant_id, 1 from workflow.runs where tenant_id > $1 and due_at < 'infinity'
+                order by tenant_id limit 1)
+               union all
+               select (select r.tenant_id from workflow.runs r where r.tenant_id > t.id and r.due_at < 'infinity'
+                       order by r.tenant_id limit 1), t.hop + 1
+               from tenants t where t.id is not null and t.hop < $2)
+           select id as "id!" from tenants where id is not null"#,
+        after,
+        limit
+    );
+    Ok(tenants.fetch_all(tx).await?)
+}
+
+/// Due runs of these tenants, `of_each` at most.
+pub(super) async fn list_due_runs_of(
+    tx: &mut SystemTx,
+    (partitions, tenants): (&[i16], &[Uuid]),
+    now: DateTime<Utc>,
+    of_each: i64,
+) -> Result<Vec<Candidate>, Error> {
+    let due = sqlx::query_as!(
+        Candidate,
+        r#"select d.tenant_id as "tenant_id!", d.id as "id!", d.partition as "partition!" from unnest($2::uuid[]) as t (id)
+           cross join lateral (
+               select r.tenant_id, r.id, r.partition from workflow.runs r
+               where r.tenant_id = t.id and r.due_at <= $3 and r.due_at < 'infinity' and r.partition = any($1)
+               order by r.due_at limit $4) as d"#,
+        partitions,
+        tenants,
+        now,
+        of_each
+    );
+    Ok(due.fetch_all(tx).await?)
+}
+
+/// Takes those of the runs into memory that are due. The transaction must hold the partitions.
+pub(super) async fn claim_runs(
     tx: &mut SystemTx,
     partitions: &[i16],
     now: DateTime<Utc>,
@@ -269,54 +311,6 @@ pub(super) async fn claim_runs_here(
         &tenants,
         &runs,
         now
-    );
-    Ok(rows.fetch_all(tx).await?)
-}
-
-/// The next tenants behind one that have runs due or asleep, in the order of their ids.
-pub(super) async fn list_due_tenants(tx: &mut SystemTx, after: Uuid, limit: i32) -> Result<Vec<Uuid>, Error> {
-    let tenants = sqlx::query_scalar!(
-        r#"with recursive tenants (id, hop) as (
-               (select tenant_id, 1 from workflow.runs where tenant_id > $1 and due_at < 'infinity'
-                order by tenant_id limit 1)
-               union all
-               select (select r.tenant_id from workflow.runs r where r.tenant_id > t.id and r.due_at < 'infinity'
-                       order by r.tenant_id limit 1), t.hop + 1
-               from tenants t where t.id is not null and t.hop < $2)
-           select id as "id!" from tenants where id is not null"#,
-        after,
-        limit
-    );
-    Ok(tenants.fetch_all(tx).await?)
-}
-
-/// Takes due runs of these tenants into memory, `of_each` at most. The transaction must hold the partitions.
-pub(super) async fn claim_runs_of(
-    tx: &mut SystemTx,
-    (partitions, tenants): (&[i16], &[Uuid]),
-    now: DateTime<Utc>,
-    of_each: i64,
-) -> Result<Vec<Row>, Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"with first as materialized (
-               select d.tenant_id, d.id from unnest($2::uuid[]) as t (id)
-               cross join lateral (
-                   select r.tenant_id, r.id from workflow.runs r
-                   where r.tenant_id = t.id and r.due_at <= $3 and r.due_at < 'infinity' and r.partition = any($1)
-                   order by r.due_at limit $4) as d),
-           due as materialized (
-               select r.tenant_id, r.id from first f
-               join workflow.runs r on r.tenant_id = f.tenant_id and r.id = f.id and r.due_at <= $3
-               for no key update of r skip locked)
-           update workflow.runs r set due_at = 'infinity' from due where r.tenant_id = due.tenant_id and r.id = due.id
-           returning r.tenant_id, r.id, r.partition, r.workflow_id, r.version, r.entity_id, r.state, r.input,
-                     r.execution::text as execution, r.paused, r.mail, r.crashes, r.created_by, r.roles,
-                     r.traceparent, r.concurrency_key, r.parent_run, r.parent_token, r.depth, r.created_at"#,
-        partitions,
-        tenants,
-        now,
-        of_each
     );
     Ok(rows.fetch_all(tx).await?)
 }

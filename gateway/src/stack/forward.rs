@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tenon_chassis::{
     Caller,
@@ -28,7 +27,9 @@ use super::{
     intake::{Intake, Reader},
     keyed::Sending,
     line::Line,
-    metadata, peer,
+    metadata,
+    passed::Passed,
+    peer,
     protocol::Protocol,
     relay::{Form, Opening, Relay, Shape, at, refused},
     request,
@@ -40,10 +41,10 @@ use crate::{
     errors::{Refusal, status_of},
     routes::Route,
     transcode::Media,
-    upstreams::{self, Loaded, Retry, Served, UpstreamBody},
+    upstreams::{self, Loaded, Served, UpstreamBody},
 };
 
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// A call without a deadline waits this long for the first word of an answer; its silence is bounded apart.
 const NO_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -68,6 +69,8 @@ pub(super) struct Admitted {
 /// An answer to a request.
 pub(super) enum Answered {
     Whole(Response<Bytes>),
+    /// In gRPC's frames.
+    Passed(Box<Passed>),
     /// Headers, and a body that comes behind them.
     Stream(Response<()>, Box<Relay>),
 }
@@ -110,11 +113,16 @@ impl Edge {
                 let within = Duration::from_secs(self.config.edge_body_timeout_s);
                 connect::unary(ask, json, seen, headers, body, call, within).await.map(Answered::Whole)
             }
+            (Protocol::ConnectStream { .. }, _) if streams == (false, false) => {
+                return Err(connect::other_kind("application/json or application/proto"));
+            }
+            _ if streams == (false, false) => self.pass(ask, seen, headers, body, call).await,
             _ => self.stream(ask, seen, headers, admitted.slot, body, call, deadline).await,
         }?;
         if let Some(use_of) = use_of {
             match &mut answered {
                 Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
+                Answered::Passed(passed) if passed.told.is_none() && is_counted(&passed.head) => use_of.count(),
                 Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
                     true => use_of.count(),
                     false => relay.use_of = Some(use_of),
@@ -162,7 +170,7 @@ impl Edge {
         route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)
     }
 
-    /// A call of any kind whose answer is written while it comes.
+    /// A call whose messages come one after the other, and are written while they come.
     #[expect(clippy::too_many_arguments, reason = "a call is all of these")]
     async fn stream(
         &self,
@@ -175,34 +183,22 @@ impl Edge {
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let (client, server) = ask.streams();
-        let endless = client || server;
-        if !endless && matches!(ask.protocol, Protocol::ConnectStream { .. }) {
-            return Err(connect::other_kind("application/json or application/proto"));
-        }
         let form = if server && ask.protocol == Protocol::Json { accept::form(headers)? } else { Form::Lines };
         let idle = self.config.edge_stream_idle_s;
-        let line = Arc::new(Line::new((endless && idle > 0).then(|| Duration::from_secs(idle))));
-        if call.key.is_some() {
-            let frames = self.collected(ask, seen, headers, body).await?;
-            let response = call.send(frames).await?.into_response();
-            let relay = Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline);
-            return relayed(seen, response, relay, form).await;
-        }
-        let (body, retry) = if client {
-            let reader = reader(ask, seen, headers)?;
-            (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
+        let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
+        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
+        let Sending { out, deadline: by, .. } = call;
+        let mut opening: Opening = if client {
+            let body = Body::new(Intake::new(body, reader(ask, seen, headers)?, line.clone()));
+            Box::pin(async move { target.open(&path, out, body, by).await })
         } else {
             let frames = self.collected(ask, seen, headers, body).await?;
             let again = may_repeat(&ask.served.method, headers);
-            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
-            (Body::new(Full::new(frames)), retry)
+            Box::pin(async move { target.whole(&path, out, frames, by, again).await })
         };
-        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
-        let Sending { out, deadline: by, .. } = call;
-        let mut opening: Opening = Box::pin(async move { target.open(&path, out, body, by, retry).await });
         let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
         let relay = Relay {
-            draining: endless.then(|| self.draining()),
+            draining: Some(self.draining()),
             beat,
             slot,
             ..Relay::new(ask.loaded.clone(), shape(ask, form), line.clone(), deadline)
@@ -227,7 +223,7 @@ impl Edge {
     }
 
     /// The frames of a request of one message.
-    async fn collected(
+    pub(super) async fn collected(
         &self,
         ask: &Ask<'_>,
         seen: &Seen,
@@ -349,7 +345,7 @@ fn reader(ask: &Ask<'_>, seen: &Seen, headers: &HeaderMap) -> Result<Reader, Ref
 }
 
 /// How a stream of answers is written.
-fn shape(ask: &Ask<'_>, form: Form) -> Shape {
+pub(super) fn shape(ask: &Ask<'_>, form: Form) -> Shape {
     match (ask.protocol, &ask.route) {
         (Protocol::Json, Some(route)) if route.binding.gives_any_media() => Shape::Raw(route.clone()),
         (Protocol::Json, Some(route)) => Shape::Json(form, route.clone()),

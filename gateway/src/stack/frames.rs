@@ -13,7 +13,7 @@ pub(super) const PREFIX: usize = 5;
 pub(super) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// One message with its prefix.
-pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
+pub(super) fn envelope(flags: u8, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX + message.len());
     frame.put_u8(flags);
     frame.put_u32(u32::try_from(message.len()).expect("messages are bounded far below 4 GiB"));

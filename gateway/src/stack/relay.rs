@@ -399,9 +399,11 @@ impl Relay {
 
 /// What a client is told of a status that a service ended a call with.
 pub(super) fn refused(status: &Status, line: &Line, deadline: Option<Instant>) -> Refusal {
-    if let Some(fault) = line.fault() {
-        return fault;
-    }
+    line.fault().unwrap_or_else(|| of_service(status, deadline))
+}
+
+/// As [`refused`], when the client's half cannot be to blame.
+pub(super) fn of_service(status: &Status, deadline: Option<Instant>) -> Refusal {
     let metadata = metadata::outward(status.metadata().as_ref());
     let status = status.clone();
     Refusal::from(match deadline {

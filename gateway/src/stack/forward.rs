@@ -196,12 +196,13 @@ impl Edge {
             let again = may_repeat(&ask.served.method, headers);
             Box::pin(async move { target.whole(&path, out, frames, by, again).await })
         };
+        let zip_from = Some(self.config.edge_gzip_from).filter(|from| *from > 0 && connect::takes_zipped(headers));
         let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
         let relay = Relay {
             draining: Some(self.draining()),
             beat,
             slot,
-            ..Relay::new(ask.loaded.clone(), shape(ask, form), line.clone(), deadline)
+            ..Relay::new(ask.loaded.clone(), shape(ask, form, zip_from), line.clone(), deadline)
         };
         let response = tokio::select! {
             response = &mut opening => response,
@@ -245,8 +246,8 @@ impl Edge {
                 return Err(malformed("the body ended inside a group of base64"));
             }
         }
-        if ask.protocol == (Protocol::ConnectStream { json: true }) {
-            return connect::enveloped(&ask.served.codec, &body);
+        if let Protocol::ConnectStream { json } = ask.protocol {
+            return connect::enveloped(json.then_some(&*ask.served.codec), connect::is_zipped(headers)?, &body);
         }
         let mut watch = Watch::default();
         watch.pass(&body)?;
@@ -338,18 +339,24 @@ fn reader(ask: &Ask<'_>, seen: &Seen, headers: &HeaderMap) -> Result<Reader, Ref
             let array = request::json_values(headers)?;
             Reader::Values(Values::new(array), route.clone(), seen.uri.clone())
         }
-        (Protocol::ConnectStream { json: true }, _) => Reader::Envelopes(Frames::default(), ask.served.codec.clone()),
+        (Protocol::ConnectStream { json }, _) => Reader::Envelopes {
+            frames: Frames::default(),
+            codec: json.then(|| ask.served.codec.clone()),
+            is_zipped: connect::is_zipped(headers)?,
+        },
         (Protocol::Web { text: true }, _) => Reader::Text(Text::default(), Watch::default()),
         _ => Reader::Frames(Watch::default()),
     })
 }
 
 /// How a stream of answers is written.
-pub(super) fn shape(ask: &Ask<'_>, form: Form) -> Shape {
+pub(super) fn shape(ask: &Ask<'_>, form: Form, zip_from: Option<usize>) -> Shape {
     match (ask.protocol, &ask.route) {
         (Protocol::Json, Some(route)) if route.binding.gives_any_media() => Shape::Raw(route.clone()),
         (Protocol::Json, Some(route)) => Shape::Json(form, route.clone()),
-        (Protocol::ConnectStream { json: true }, _) => Shape::Envelopes(ask.served.codec.clone()),
+        (Protocol::ConnectStream { json }, _) if json || zip_from.is_some() => {
+            Shape::Envelopes { codec: json.then(|| ask.served.codec.clone()), zip_from }
+        }
         (protocol, _) => Shape::Frames(protocol),
     }
 }
@@ -405,6 +412,9 @@ pub(super) async fn relayed(
             to.extend(metadata);
             to.insert(header::CONTENT_TYPE, protocol.media());
             metadata::copy(&[GRPC_ENCODING], &parts.headers, to);
+            if matches!(relay.shape, Shape::Envelopes { zip_from: Some(_), .. }) {
+                to.insert(connect::STREAM_ENCODING, HeaderValue::from_static("gzip"));
+            }
         }
     }
     metadata::copy(&[REPLAYED], &parts.headers, to);

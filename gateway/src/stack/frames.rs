@@ -61,6 +61,37 @@ impl Frames {
     }
 }
 
+/// Bytes that come in pieces, mostly in one.
+#[derive(Default)]
+pub(super) struct Gathered {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Gathered {
+    pub(super) fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    pub(super) fn take(&mut self) -> Bytes {
+        if self.rest.is_empty() {
+            return std::mem::take(&mut self.first);
+        }
+        let mut all = BytesMut::with_capacity(self.len());
+        all.extend_from_slice(&std::mem::take(&mut self.first));
+        all.extend_from_slice(&std::mem::take(&mut self.rest));
+        all.freeze()
+    }
+}
+
 /// Looks at the prefixes of messages that pass, without holding them.
 #[derive(Debug, Default)]
 pub(super) struct Watch {

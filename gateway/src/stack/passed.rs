@@ -11,7 +11,7 @@ use super::{
     Edge, REPLAYED,
     body::AnswerBody,
     forward::{Answered, Ask, GRPC_ENCODING, may_repeat, relayed, shape},
-    frames::{base64, envelope},
+    frames::{Gathered, base64, envelope},
     keyed::Sending,
     line::Line,
     metadata,
@@ -116,7 +116,7 @@ impl Edge {
             }
             if frames.len() > MOST {
                 let line = Line::new(None).into();
-                let mut relay = Relay::new(ask.loaded.clone(), shape(ask, Form::Lines), line, Some(deadline));
+                let mut relay = Relay::new(ask.loaded.clone(), shape(ask, Form::Lines, None), line, Some(deadline));
                 relay.data(frames.take())?;
                 return relayed(seen, Response::from_parts(parts, body), relay, Form::Lines).await;
             }
@@ -131,36 +131,5 @@ fn ended(trailers: &HeaderMap, of_service: impl Fn(&Status) -> Refusal) -> Resul
         None => Err(of_service(&Status::unavailable("the service's answer ended without a status"))),
         Some(status) if status.code() != Code::Ok => Err(of_service(&status)),
         Some(_) => Ok(metadata::outward(trailers)),
-    }
-}
-
-/// Bytes that come in pieces, mostly in one.
-#[derive(Default)]
-struct Gathered {
-    first: Bytes,
-    rest: BytesMut,
-}
-
-impl Gathered {
-    fn push(&mut self, data: Bytes) {
-        if self.first.is_empty() {
-            self.first = data;
-        } else {
-            self.rest.extend_from_slice(&data);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.first.len() + self.rest.len()
-    }
-
-    fn take(&mut self) -> Bytes {
-        if self.rest.is_empty() {
-            return std::mem::take(&mut self.first);
-        }
-        let mut all = BytesMut::with_capacity(self.len());
-        all.extend_from_slice(&std::mem::take(&mut self.first));
-        all.extend_from_slice(&std::mem::take(&mut self.rest));
-        all.freeze()
     }
 }

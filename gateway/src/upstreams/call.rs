@@ -26,6 +26,7 @@ use super::{
     link::Incoming,
     replica::{Flight, Replica},
     room::{Place, Room},
+    traced::Traced,
 };
 use crate::{
     errors::{Refusal, status_of},
@@ -94,7 +95,7 @@ pub(crate) struct UpstreamBody(Source);
 enum Source {
     Call {
         body: Incoming,
-        _flight: Flight,
+        flight: Flight,
         _place: Place,
     },
     /// Made by the edge itself.
@@ -115,11 +116,21 @@ impl http_body::Body for UpstreamBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match &mut self.0 {
             Source::Own(body) => Pin::new(body).poll_frame(context),
-            Source::Call { body, .. } => Pin::new(body).poll_frame(context).map_err(|error| {
-                let status = Status::from_error(Box::new(error));
-                // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
-                if status.code() == Code::Unknown { lost() } else { status }
-            }),
+            Source::Call { body, flight, .. } => {
+                let polled = Pin::new(body).poll_frame(context);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    flight.traced.heard(trailers);
+                }
+                polled.map_err(|error| {
+                    let status = Status::from_error(Box::new(error));
+                    // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
+                    let status = if status.code() == Code::Unknown { lost() } else { status };
+                    flight.traced.ended(status.code());
+                    status
+                })
+            }
         }
     }
 
@@ -249,14 +260,17 @@ impl Target {
         deadline: Instant,
     ) -> Result<(Response<Incoming>, Flight), Missed> {
         let mut flight = replica.enter();
+        flight.traced = Traced::start(path, replica.address, &mut call.headers);
         let Ok(exchanged) = timeout_at(deadline, exchange(path, call, &replica)).await else {
             if flight.elapsed() >= FAIR_WAIT {
                 self.balance.failed(&replica);
             }
+            flight.traced.ended(Code::DeadlineExceeded);
             return Err(Missed::Expired);
         };
         match exchanged {
             Ok(response) => {
+                flight.traced.heard(response.headers());
                 let code = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
                 if code == Some(b"14") {
                     flight.failed();
@@ -274,6 +288,7 @@ impl Target {
             }
             Err(Gone { is_unsent, why, is_connect }) => {
                 flight.failed();
+                flight.traced.ended(Code::Unavailable);
                 // A server that leaves politely has not failed.
                 let failures = if is_connect || !is_unsent { self.balance.failed(&replica) } else { 0 };
                 let (upstream, address) = (&self.dial.name, replica.address);
@@ -296,7 +311,7 @@ fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<
         let status = format!("the service answered with HTTP {}", response.status().as_u16());
         return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
     }
-    Ok(response.map(|body| UpstreamBody(Source::Call { body, _flight: flight, _place: place })))
+    Ok(response.map(|body| UpstreamBody(Source::Call { body, flight, _place: place })))
 }
 
 /// The answer to a call that has one message.

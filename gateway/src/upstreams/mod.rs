@@ -2,7 +2,7 @@
 //!
 //! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
 //! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`), each
-//! try of it (`attempt`), the address that it goes to (`balance`, `replica`), its connection (`connect`, `link`), how often it may
+//! try of it (`attempt`), the address that it goes to (`balance`, `replica`), its connection (`connect`, `link`) and span (`traced`), how often it may
 //! be sent again (`budget`) and how many there may be (`room`); what is served (`inspect`) and what would change
 //! (`compare`).
 
@@ -27,6 +27,8 @@ mod replica;
 mod connect;
 
 mod link;
+
+mod traced;
 
 mod budget;
 

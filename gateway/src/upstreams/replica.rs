@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{connect::Connector, link::Sender};
+use super::{connect::Connector, link::Sender, traced::Traced};
 use crate::workers;
 
 /// Time in which an old peak of latency loses two thirds of its weight.
@@ -118,7 +118,7 @@ impl Replica {
     /// Counts a call until the guard is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Flight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Flight { replica: self.clone(), started: Instant::now(), is_measured: false }
+        Flight { replica: self.clone(), started: Instant::now(), is_measured: false, traced: Traced::default() }
     }
 
     fn measure(&self, seconds: f64) {
@@ -183,6 +183,7 @@ pub(super) struct Flight {
     pub(super) replica: Arc<Replica>,
     started: Instant,
     is_measured: bool,
+    pub(super) traced: Traced,
 }
 
 impl Flight {

@@ -23,6 +23,8 @@ mod forward;
 
 mod keyed;
 
+mod passed;
+
 mod connect;
 
 mod own;
@@ -31,13 +33,19 @@ mod frames;
 
 mod values;
 
+mod pack;
+
 mod line;
 
 mod intake;
 
 mod relay;
 
+mod body;
+
 mod seen;
+
+mod counts;
 
 use std::{
     net::SocketAddr,
@@ -48,7 +56,6 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header};
-use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tenon_chassis::{
     Fault, Mesh,
@@ -58,18 +65,19 @@ use tenon_chassis::{
     id,
 };
 use tenon_proto::options::v1::policy::{Access, Rate};
-use tokio::time::timeout_at;
+use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, body::Body};
 use tracing::Instrument;
 
 use self::{
+    body::AnswerBody,
     cors::Cors,
     forward::{Admitted, Answered, Ask},
     limits::Draws,
     line::Line,
     protocol::Protocol,
-    relay::{Broken, Form, Relay, Shape},
+    relay::{Form, Relay, Shape},
     seen::Seen,
     slots::Slots,
 };
@@ -82,7 +90,7 @@ use crate::{
     upstreams::{self, Loaded, Room},
     usage::Meter,
 };
-pub(crate) use frames::{envelope, split};
+pub(crate) use frames::split;
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -93,6 +101,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Characters of a request id that a client chooses.
 const MAX_REQUEST_ID: usize = 64;
+const HOOKS: &str = "/hooks/";
 /// One year, as the preload lists ask for.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -101,9 +110,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What a page that a service answers with may do: be styled, and send a form back to where it came from.
 const PAGE_CSP: &str =
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
-/// The body of an answer: whole, or while it comes.
-pub(crate) type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Broken>>;
 
 /// The edge, ready to answer.
 pub(crate) struct Edge {
@@ -118,6 +124,8 @@ pub(crate) struct Edge {
     room: Room,
     meter: Meter,
     answers: Arc<Answers>,
+    /// Where work goes on that no connection waits for.
+    home: Handle,
 }
 
 enum Step<'l> {
@@ -132,7 +140,7 @@ impl Edge {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers }
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, home: Handle::current() }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -172,6 +180,13 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
+        let answer = match answer {
+            // What is sent to a hook is answered in a word, to a machine that knows no encoding.
+            Ok(Answered::Whole(whole)) if seen.verb != Verb::HEAD && !seen.uri.path().starts_with(HOOKS) => {
+                Ok(Answered::Whole(pack::packed(whole, &headers, self.config.edge_gzip_from).await))
+            }
+            answer => answer,
+        };
         self.answer(answer, &loaded, seen, &draws, &headers)
     }
 
@@ -193,7 +208,15 @@ impl Edge {
                     seen.ended(None);
                 }
                 relay.seen = Some(seen);
-                response.map(|()| Either::Right(relay.into_body()))
+                response.map(|()| AnswerBody::stream(relay.into_body()))
+            }
+            Ok(Answered::Passed(passed)) => {
+                seen.ended(passed.told.as_ref());
+                let mut response = passed.into_response(seen.protocol, &loaded.contract.pool);
+                draws.write(response.headers_mut());
+                self.finish(response.headers_mut(), &seen, asked);
+                seen.gave(response.body().len());
+                response
             }
             whole => {
                 let mut response = match whole {
@@ -201,7 +224,7 @@ impl Edge {
                         seen.succeeded(response.status());
                         response
                     }
-                    Ok(Answered::Stream(..)) => unreachable!("streams are answered above"),
+                    Ok(Answered::Stream(..) | Answered::Passed(_)) => unreachable!("they are answered above"),
                     Err(refusal) => {
                         let told = refusal.told();
                         seen.ended(Some(&told));
@@ -214,10 +237,10 @@ impl Edge {
                     // As GET would have answered, without the body.
                     let length = HeaderValue::from(response.body().len());
                     response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
-                    return response.map(|_| Either::Left(Full::default()));
+                    return response.map(|_| AnswerBody::whole(Bytes::new()));
                 }
                 seen.gave(response.body().len());
-                response.map(|body| Either::Left(Full::new(body)))
+                response.map(AnswerBody::whole)
             }
         }
     }
@@ -336,7 +359,7 @@ impl Edge {
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         seen.upstream = Some(ask.served.target.clone());
-        let asked = request::timeout(headers)?;
+        let asked = request::asked_timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
         let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
         let by = seen.started() + asked.map_or(most, |asked| asked.min(most));
@@ -392,7 +415,7 @@ impl Edge {
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client)?;
-        let deadline = request::timeout(headers)?.map(|asked| seen.started() + asked);
+        let deadline = request::asked_timeout(headers)?.map(|asked| seen.started() + asked);
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
         let reader = match seen.protocol {

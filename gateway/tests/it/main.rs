@@ -6,6 +6,7 @@ mod hostile;
 mod house;
 mod keys;
 mod limits;
+mod packed;
 mod pages;
 mod protocols;
 mod redis;

@@ -266,7 +266,6 @@ fn a_history_is_written_as_step_functions_writes_it() {
     let mocks = json!({"Sync": [{"return": {"Output": [7]}}], "L": [{"return": "ok"}]});
     let mocks = desk.put("mocks.json", &mocks);
     let report = desk.simulate(&[&definition, "--mocks", &mocks, "--history", "step-functions"], 0);
-    let whole = json!({"truncated": false});
     let told: Vec<(&str, Value)> = report["events"]
         .as_array()
         .unwrap()
@@ -280,6 +279,11 @@ fn a_history_is_written_as_step_functions_writes_it() {
             (event["type"].as_str().unwrap(), Value::Object(fields))
         })
         .collect();
+    assert_eq!(told[1..], as_step_functions_tells());
+}
+
+fn as_step_functions_tells() -> Vec<(&'static str, Value)> {
+    let whole = json!({"truncated": false});
     let service = |more: Value| {
         let mut details = json!({"resourceType": "states", "resource": "startExecution.sync:2"});
         details.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -287,63 +291,60 @@ fn a_history_is_written_as_step_functions_writes_it() {
     };
     let answered = json!({"output": r#"{"Output":[7]}"#, "outputDetails": whole});
     let input = |name: &str, input: &str| json!({"stateEnteredEventDetails": {"name": name, "input": input, "inputDetails": whole}});
-    assert_eq!(
-        told[1..],
-        [
-            ("TaskStateEntered", input("Sync", "{}")),
-            (
-                "TaskScheduled",
-                json!({"taskScheduledEventDetails": service(json!({
-                    "region": "us-east-1", "parameters": r#"{"Name":"n"}"#, "timeoutInSeconds": 9
-                }))})
-            ),
-            ("TaskStarted", json!({"taskStartedEventDetails": service(json!({}))})),
-            ("TaskSubmitted", json!({"taskSubmittedEventDetails": service(answered.clone())})),
-            ("TaskSucceeded", json!({"taskSucceededEventDetails": service(answered)})),
-            (
-                "TaskStateExited",
-                json!({"stateExitedEventDetails": {
-                    "name": "Sync", "output": r#"{"Output":[7]}"#, "outputDetails": whole,
-                    "assignedVariables": {"out": "[7]"}, "assignedVariablesDetails": whole
-                }})
-            ),
-            ("MapStateEntered", input("Each", r#"{"Output":[7]}"#)),
-            ("MapStateStarted", json!({"mapStateStartedEventDetails": {"length": 1}})),
-            ("MapIterationStarted", json!({"mapIterationStartedEventDetails": {"name": "Each", "index": 0}})),
-            ("TaskStateEntered", input("L", "7")),
-            (
-                "LambdaFunctionScheduled",
-                json!({"lambdaFunctionScheduledEventDetails": {
-                    "resource": "arn:aws:lambda:us-east-1:1:function:f", "input": "7", "inputDetails": whole
-                }})
-            ),
-            ("LambdaFunctionStarted", json!({})),
-            (
-                "LambdaFunctionSucceeded",
-                json!({"lambdaFunctionSucceededEventDetails": {
-                    "output": r#""ok""#, "outputDetails": whole
-                }})
-            ),
-            (
-                "TaskStateExited",
-                json!({"stateExitedEventDetails": {
-                    "name": "L", "output": r#""ok""#, "outputDetails": whole
-                }})
-            ),
-            ("MapIterationSucceeded", json!({"mapIterationSucceededEventDetails": {"name": "Each", "index": 0}})),
-            ("MapStateSucceeded", json!({})),
-            (
-                "MapStateExited",
-                json!({"stateExitedEventDetails": {
-                    "name": "Each", "output": r#"["ok"]"#, "outputDetails": whole
-                }})
-            ),
-            (
-                "ExecutionSucceeded",
-                json!({"executionSucceededEventDetails": {
-                    "output": r#"["ok"]"#, "outputDetails": whole
-                }})
-            ),
-        ]
-    );
+    vec![
+        ("TaskStateEntered", input("Sync", "{}")),
+        (
+            "TaskScheduled",
+            json!({"taskScheduledEventDetails": service(json!({
+                "region": "us-east-1", "parameters": r#"{"Name":"n"}"#, "timeoutInSeconds": 9
+            }))}),
+        ),
+        ("TaskStarted", json!({"taskStartedEventDetails": service(json!({}))})),
+        ("TaskSubmitted", json!({"taskSubmittedEventDetails": service(answered.clone())})),
+        ("TaskSucceeded", json!({"taskSucceededEventDetails": service(answered)})),
+        (
+            "TaskStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "Sync", "output": r#"{"Output":[7]}"#, "outputDetails": whole,
+                "assignedVariables": {"out": "[7]"}, "assignedVariablesDetails": whole
+            }}),
+        ),
+        ("MapStateEntered", input("Each", r#"{"Output":[7]}"#)),
+        ("MapStateStarted", json!({"mapStateStartedEventDetails": {"length": 1}})),
+        ("MapIterationStarted", json!({"mapIterationStartedEventDetails": {"name": "Each", "index": 0}})),
+        ("TaskStateEntered", input("L", "7")),
+        (
+            "LambdaFunctionScheduled",
+            json!({"lambdaFunctionScheduledEventDetails": {
+                "resource": "arn:aws:lambda:us-east-1:1:function:f", "input": "7", "inputDetails": whole
+            }}),
+        ),
+        ("LambdaFunctionStarted", json!({})),
+        (
+            "LambdaFunctionSucceeded",
+            json!({"lambdaFunctionSucceededEventDetails": {
+                "output": r#""ok""#, "outputDetails": whole
+            }}),
+        ),
+        (
+            "TaskStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "L", "output": r#""ok""#, "outputDetails": whole
+            }}),
+        ),
+        ("MapIterationSucceeded", json!({"mapIterationSucceededEventDetails": {"name": "Each", "index": 0}})),
+        ("MapStateSucceeded", json!({})),
+        (
+            "MapStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "Each", "output": r#"["ok"]"#, "outputDetails": whole
+            }}),
+        ),
+        (
+            "ExecutionSucceeded",
+            json!({"executionSucceededEventDetails": {
+                "output": r#"["ok"]"#, "outputDetails": whole
+            }}),
+        ),
+    ]
 }

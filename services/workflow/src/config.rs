@@ -22,6 +22,9 @@ pub struct Config {
     /// Runs in memory at most; more wait in the database
     #[arg(long, env = "TENON_WORKFLOW_ACTIVE_RUNS", default_value_t = 10_000)]
     pub workflow_active_runs: usize,
+    /// Events in a row that may start runs, each told by a run that the one before started: a ring of workflows ends there
+    #[arg(long, env = "TENON_WORKFLOW_EVENT_CHAIN", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub workflow_event_chain: u8,
     /// Calls of tasks at once at most; more wait
     #[arg(long, env = "TENON_WORKFLOW_CALLS", default_value_t = 256)]
     pub workflow_calls: usize,

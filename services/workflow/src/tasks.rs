@@ -9,6 +9,7 @@ mod grpc;
 mod http;
 mod llm;
 mod meter;
+mod needs;
 mod references;
 mod waits;
 
@@ -33,6 +34,8 @@ use crate::{
 pub(crate) use egress::Egress;
 pub use egress::Networks;
 pub(crate) use email::{Mail, Mailer};
+pub(crate) use meter::events_above;
+pub use needs::{Need, needs};
 
 /// How often a parked call looks whether its tenant may go on.
 const PARKED: Duration = Duration::from_secs(1);
@@ -48,6 +51,8 @@ pub struct Call {
     pub traceparent: Option<String>,
     pub resource: String,
     pub arguments: Value,
+    /// Events that led to its run, one after the other.
+    pub events_above: u8,
     pub timeout: Duration,
 }
 

@@ -94,7 +94,8 @@ impl Parser<'_> {
         let name = if language == Language::Jsonata { "Arguments" } else { "Parameters" };
         let arguments = reader.template(name, language, &mut self.faults);
         if let Some(resource) = resource {
-            self.check(&reader.pointer, resource, None);
+            let written = (name, reader.get(name));
+            self.check(&reader.pointer, resource, written);
         }
         reader.finish("an ItemReader", language, &mut self.faults);
         Some(Reader { resource: resource?.to_owned(), arguments, max_items })

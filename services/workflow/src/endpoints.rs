@@ -25,7 +25,7 @@ pub struct Endpoints {
 impl Endpoints {
     #[must_use]
     pub fn new(mesh: Mesh, db: Db, config: &Config) -> Self {
-        let egress = Arc::new(Egress::new(&config.workflow_http_allow_cidrs));
+        let egress = Arc::new(Egress::of(config));
         Self { mesh, db, egress, changed: Arc::new(Notify::new()), chain_max: config.workflow_event_chain }
     }
 

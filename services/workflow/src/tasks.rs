@@ -32,7 +32,7 @@ use crate::{
     secrets::Vault,
 };
 pub(crate) use egress::Egress;
-pub use egress::Networks;
+pub use egress::{Authorities, Networks};
 pub(crate) use email::{Mail, Mailer};
 pub(crate) use meter::events_above;
 pub use needs::{Need, needs};
@@ -137,7 +137,7 @@ impl Tasks {
     #[must_use]
     pub fn new(mesh: Mesh, db: Db, config: &Config) -> Self {
         let vault = Vault::new(db.clone(), mesh.clone());
-        let egress = Egress::new(&config.workflow_http_allow_cidrs);
+        let egress = Egress::of(config);
         let mailer = Arc::new(Mailer::new(config));
         Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer }
     }

@@ -15,6 +15,7 @@ use sha2::Sha256;
 use crate::{
     faults,
     load::{Ask, Connection, Round, drive},
+    outage,
     process::{cpu, family},
     report::{Figure, Rounds},
     scenarios::{Ground, Plan, finished_run, get, idle, post, sign_up},
@@ -61,6 +62,10 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     }
     if plan.wants("resume") {
         figures.push(faults::resume(ground).await?);
+    }
+    // It takes minutes, and ends with the database.
+    if plan.only == "pgkill" {
+        figures.push(outage::pgkill(ground).await?);
     }
     // It takes minutes to sign them up.
     if plan.only == "quiet" {

@@ -1,13 +1,15 @@
 //! The edge stack: what every request goes through on its way to a service and back.
 //!
 //! In order: request id and client address, protocol, preflight, route or method, span, the address's limit, the host's
-//! tenant, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
+//! tenant, an API key exchanged for a token, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
 
 mod protocol;
 
 mod peer;
 
 mod request;
+
+mod credential;
 
 mod accept;
 
@@ -75,6 +77,7 @@ use self::{
 };
 use crate::{
     answers::Answers,
+    api_keys::ApiKeys,
     config::Config,
     errors::Refusal,
     openapi::{self, Page},
@@ -118,6 +121,7 @@ pub(crate) struct Edge {
     room: Room,
     meter: Meter,
     answers: Arc<Answers>,
+    api_keys: Arc<ApiKeys>,
 }
 
 enum Step<'l> {
@@ -132,7 +136,9 @@ impl Edge {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers }
+        let api_keys = ApiKeys::new(&mesh);
+        mesh.tasks.spawn(api_keys.clone().watch(mesh.stop.clone()));
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -165,7 +171,7 @@ impl Edge {
             Ok(Step::Own(path)) => self.own(&loaded, path, &seen, &mut draws, &headers, body).await,
             Ok(Step::Call(ask)) => {
                 let span = seen.span(&headers);
-                self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
+                self.call(&ask, &mut seen, &mut draws, &mut headers, body).instrument(span).await
             }
             Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client) {
                 Ok(()) => Err(refusal),
@@ -332,7 +338,7 @@ impl Edge {
         ask: &Ask<'_>,
         seen: &mut Seen,
         draws: &mut Draws,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         seen.upstream = Some(ask.served.target.clone());
@@ -361,15 +367,19 @@ impl Edge {
         ask: &Ask<'_>,
         seen: &mut Seen,
         draws: &mut Draws,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
     ) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
         draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client)?;
+        self.exchanged(method, seen, draws, headers).await?;
         let admitted = self.admit(ask, seen, headers).await?;
         if let (Some(tenant), false) = (&admitted.caller.tenant, method.access == Access::Public) {
             draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant)?;
-            if let Principal::User { user, .. } = admitted.caller.principal {
-                draws.user(&self.mesh.limiter, &self.config.rates, method.rate, tenant, user)?;
+            let (limiter, rates) = (&self.mesh.limiter, &self.config.rates);
+            match admitted.caller.principal {
+                Principal::User { user, .. } => draws.user(limiter, rates, method.rate, tenant, &user)?,
+                Principal::Key { key } => draws.user(limiter, rates, method.rate, tenant, &key)?,
+                _ => {}
             }
         }
         Ok(admitted)

@@ -261,7 +261,10 @@ impl Stage {
         })
         .await;
         let secret = made("/v1/secrets", json!({ "secretId": "bravo", "value": "the value of bravo" })).await;
+        let key = json!({ "displayName": "bravo", "roles": ["viewer"] });
+        let key = made("/v1/api-keys", key).await;
         let resources = BTreeMap::from([
+            ("api-keys/*", key),
             ("secrets/*", secret),
             ("approvals/*", approval),
             ("tenants/*", bravo.name.clone()),

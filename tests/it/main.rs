@@ -5,6 +5,7 @@
 mod harness;
 
 mod activities;
+mod api_keys;
 mod approvals;
 mod bad_input;
 mod bad_values;

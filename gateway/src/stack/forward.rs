@@ -312,7 +312,7 @@ impl Edge {
                 metadata::copy(&[OPERATOR_KEY], headers, out);
             }
             (Access::Tenant, Principal::User { .. } | Principal::Key { .. }) => {
-                metadata::copy(&[header::AUTHORIZATION], headers, out)
+                metadata::copy(&[header::AUTHORIZATION], headers, out);
             }
             _ => {
                 let token = self.mesh.key.mint(PART, &ask.served.target.dial.audience, tenant, &caller.roles);

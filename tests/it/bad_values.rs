@@ -65,6 +65,15 @@ fn api_keys() -> Cases {
     cases
 }
 
+fn domains() -> Cases {
+    let long = format!("{}.test", "a".repeat(64));
+    let hosts =
+        ["", "acme", "localhost", "shop.localhost", "https://a.test", "a.test:80", "a.test/x", "*.a.test", "a_b.test"];
+    let more = ["1.2.3.4", "[::1]", "-a.test", "a..test", "a b.test", "a\u{0}.test", &*long];
+    let case = |host: &str| (json!({ "hostname": host }), "hostname");
+    hosts.into_iter().chain(more).map(case).chain([(json!({}), "hostname")]).collect()
+}
+
 fn sign_ups() -> Cases {
     let sign_up = |tenant: Value, admin: Value| json!({ "tenant": tenant, "admin": admin });
     let tenant = |name: &str, slug: &str, region: &str| json!({ "displayName": name, "slug": slug, "region": region });
@@ -244,6 +253,7 @@ async fn every_field_has_its_limits() {
     let mut faults = Vec::new();
     check(&ground, "/v1/users", Tenant, users(), &mut faults).await;
     check(&ground, "/v1/api-keys", Tenant, api_keys(), &mut faults).await;
+    check(&ground, "/v1/domains", Tenant, domains(), &mut faults).await;
     check(&ground, "/v1/tenants:onboard", Public, sign_ups(), &mut faults).await;
     check(&ground, "/v1/auth/login", Public, logins(), &mut faults).await;
     check(&ground, "/v1/usage:ingest", Tenant, usage(), &mut faults).await;

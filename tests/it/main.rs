@@ -15,6 +15,7 @@ mod crash;
 mod deploy;
 mod dev;
 mod doctor;
+mod domains;
 mod edge_command;
 mod events;
 mod every_method;

@@ -70,6 +70,7 @@ use self::{
     forward::{Admitted, Answered, Ask},
     limits::Draws,
     line::Line,
+    peer::Named,
     protocol::Protocol,
     relay::{Broken, Form, Relay, Shape},
     seen::Seen,
@@ -427,10 +428,11 @@ impl Edge {
     /// Proves the caller, and that the host's tenant is the token's.
     async fn admit(&self, ask: &Ask<'_>, seen: &mut Seen, headers: &HeaderMap) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
-        let slug = peer::slug(&seen.uri, headers, &self.mesh.config.domain)?;
-        let host = match slug {
-            Some(slug) if method.access != Access::Operator => Some(self.mesh.directory.by_slug(&slug).await?),
-            _ => None,
+        let host = match peer::named(&seen.uri, headers, &self.mesh.config.domain)? {
+            _ if method.access == Access::Operator => None,
+            Named::Slug(slug) => Some(self.mesh.directory.by_slug(&slug).await?),
+            Named::Host(host) => self.mesh.directory.by_host(&host).await?,
+            Named::Nobody => None,
         };
         let caller = self.guard.admit(method, headers).await?;
         seen.principal = Some(caller.principal.clone());

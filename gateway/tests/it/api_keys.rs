@@ -55,7 +55,8 @@ async fn a_key_is_taken_in_every_protocol_and_goes_no_further() {
     let house = house(&[]).await;
     let key = house.keyring.key.to_text();
     let bearer = format!("Bearer {key}");
-    let typo = format!("{}A", &key[..key.len() - 1]);
+    let other = if key.as_bytes()[40] == b'A' { "B" } else { "A" };
+    let typo = format!("{}{other}{}", &key[..40], &key[41..]);
     let (unknown, admin) = (made_up(&house), house.token(ACME, &["admin"]));
     for tongue in ALL {
         for credential in [("authorization", bearer.as_str()), ("x-api-key", &key), ("X-API-Key", &key)] {

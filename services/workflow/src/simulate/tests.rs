@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::asl::parse;
 
+mod examples;
+
 fn run_with(definition: &Value, input: Value, mocks: &Value) -> Value {
     let machine = parse(definition, &|_, _| Vec::new()).unwrap_or_else(|faults| panic!("{faults:#?}"));
     let mocks = Mocks::parse(mocks, None, None).unwrap();

@@ -37,7 +37,7 @@ pub fn needs(resource: &str, arguments: Option<&Value>) -> BTreeSet<(String, Nee
         }
         Some(("http", _)) => {
             for field in ["url", "query", "headers", "body"] {
-                walk(&arguments[field], format!("/Arguments/{field}"), &mut found);
+                walk(&arguments[field], &format!("/Arguments/{field}"), &mut found);
             }
         }
         Some(("llm", _)) => {
@@ -53,23 +53,23 @@ pub fn needs(resource: &str, arguments: Option<&Value>) -> BTreeSet<(String, Nee
     found
 }
 
-fn walk(value: &Value, pointer: String, found: &mut BTreeSet<(String, Need)>) {
+fn walk(value: &Value, pointer: &str, found: &mut BTreeSet<(String, Need)>) {
     match value {
         Value::Object(fields) if references::named(fields).is_none() => {
             for (key, value) in fields {
-                walk(value, format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")), found);
+                walk(value, &format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")), found);
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                walk(item, format!("{pointer}/{index}"), found);
+                walk(item, &format!("{pointer}/{index}"), found);
             }
         }
         value => {
             let mut names = Vec::new();
             references::find(value, &mut names);
             names.retain(|name| secrets::is_name(name));
-            found.extend(names.into_iter().map(|name| (pointer.clone(), Need::Secret(name))));
+            found.extend(names.into_iter().map(|name| (pointer.to_owned(), Need::Secret(name))));
         }
     }
 }

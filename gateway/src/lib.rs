@@ -221,7 +221,8 @@ async fn work(
         async move {
             Ok(match tls {
                 None => Either::Left(stream),
-                Some(tls) => Either::Right(tls.accept(stream).await?),
+                // What a plain connection does not need it has no room for.
+                Some(tls) => Either::Right(Box::new(tls.accept(stream).await?)),
             })
         }
     };

@@ -143,7 +143,7 @@ pub async fn serve_over<A, I, H, T, F, S, B>(
         let greeted = leave.clone().run_until_cancelled_owned(timeout(HEADER_TIMEOUT, handshake(stream)));
         connections.spawn(async move {
             match greeted.await {
-                Some(Ok(Ok(stream))) => connection(builder, stream, peer, service, limits, leave).await,
+                Some(Ok(Ok(stream))) => connection(&builder, stream, peer, service, limits, leave).await,
                 Some(Ok(Err(error))) => tracing::debug!(%error, client.address = %peer.ip(), "handshake failed"),
                 _ => {}
             }
@@ -175,7 +175,7 @@ fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
 }
 
 async fn connection<T, S, B>(
-    builder: Builder<TokioExecutor>,
+    builder: &Builder<TokioExecutor>,
     stream: T,
     peer: SocketAddr,
     service: S,
@@ -195,8 +195,8 @@ async fn connection<T, S, B>(
         request.extensions_mut().insert(peer);
         request
     });
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(serving);
+    // On the heap, once: moved through futures it would take its room in each of them.
+    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
     let silence = async {
         sleep(limits.first_request).await;

@@ -85,6 +85,8 @@ pub enum Error {
     NoUpstream { method: String },
     #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
     Header { method: String, header: String },
+    #[error("{method} streams and has a timeout_ms: a stream ends when its client says so; take timeout_ms away")]
+    Timeout { method: String },
     #[error("the certificate of the edge's port: {0}")]
     Tls(String),
     #[error(transparent)]
@@ -223,7 +225,8 @@ async fn work(
         async move {
             Ok(match tls {
                 None => Either::Left(stream),
-                Some(tls) => Either::Right(tls.accept(stream).await?),
+                // What a plain connection does not need it has no room for.
+                Some(tls) => Either::Right(Box::new(tls.accept(stream).await?)),
             })
         }
     };

@@ -446,7 +446,7 @@ fn json_answer(ask: &Ask<'_>, route: &Route, answer: &upstreams::Answer) -> Resu
     let Media { kind, data } = route.binding.response(&answer.message)?;
     let mut response = Response::new(data);
     let to = response.headers_mut();
-    to.reserve(16);
+    to.reserve(12);
     metadata::spelt_for_json(metadata::outward(&answer.headers), false, to);
     metadata::spelt_for_json(metadata::outward(&answer.trailers), true, to);
     to.insert(header::CONTENT_TYPE, if route.binding.gives_any_media() { media(&kind) } else { JSON });

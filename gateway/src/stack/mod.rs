@@ -310,6 +310,7 @@ impl Edge {
         let asked = request::asked_timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
         let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
+        let most = most.min(ask.served.method.timeout.unwrap_or(most));
         let by = seen.started() + asked.map_or(most, |asked| asked.min(most));
         if ask.streams() != (false, false) {
             // A stream lives as long as its client wants; who it is must be known in time all the same.

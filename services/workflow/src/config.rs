@@ -37,7 +37,7 @@ pub struct Config {
     /// Days that the idempotency key of a start is remembered
     #[arg(long, env = "TENON_WORKFLOW_KEYS_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub workflow_keys_days: u32,
-    /// Runs of one tenant in memory at most when its plan has no limit `workflow.active_runs`; more wait in the database
+    /// Runs of one tenant in memory at most when its plan has no limit `workflow.active_runs`, of which each engine has an even share; more wait in the database
     #[arg(long, env = "TENON_WORKFLOW_TENANT_ACTIVE_RUNS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub workflow_tenant_active_runs: u32,
     /// Days that events are kept once every consumer has seen them; four times as long when one has not

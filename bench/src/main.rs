@@ -18,6 +18,10 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// What the mesh has: the codec and the controls are measured with it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the scenarios in turns with the control and prints medians as a table, and as JSON on the last line.
 #[derive(Debug, Parser)]
 #[command(name = "tenon-bench", after_help = "Examples:\n  make bench\n  make bench ARGS='--seconds 5 --only edge'")]

@@ -276,7 +276,7 @@ fn security(method: &Method) -> Value {
     match method.access {
         Access::Public => json!([]),
         Access::Operator => json!([{ "operator": [] }]),
-        Access::Tenant | Access::Mesh | Access::Unspecified => json!([{ "bearer": [] }]),
+        Access::Tenant | Access::Mesh | Access::Unspecified => json!([{ "bearer": [] }, { "apiKey": [] }]),
     }
 }
 
@@ -300,6 +300,9 @@ fn terms(method: &Method) -> String {
     }
     if let Some(meter) = &method.meter {
         terms.push(format!("Counts on the meter `{meter}`."));
+    }
+    if let Some(timeout) = method.timeout {
+        terms.push(format!("Answers within {} ms, or with DEADLINE_EXCEEDED.", timeout.as_millis()));
     }
     if method.allow_unpaid {
         terms.push("Works while a payment is pending.".to_owned());

@@ -178,6 +178,7 @@ fn html(page: &str) -> HttpBody {
 fn who(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
+        Principal::Key { key } => format!("key:{key}"),
         Principal::Service { name } => format!("svc:{name}"),
         Principal::Operator => "operator".to_owned(),
         Principal::Anyone => String::new(),

@@ -97,7 +97,7 @@ fn contract_types_stand_only_at_the_edges_of_a_service() {
         if edges.iter().any(|edge| file.ends_with(edge)) || file.contains("/tests/") {
             continue;
         }
-        let text = without_tests(&text).replace("tenon_proto::policy", "");
+        let text = without_tests(&text).replace("tenon_proto::policy", "").replace("tenon_proto::foreign", "");
         if text.contains("tenon_proto") {
             faults.push(file);
         }

@@ -98,17 +98,24 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    serve_over(listener, |stream| std::future::ready(Ok(stream)), service, limits, stop).await;
+    let listener = Arc::new(listener);
+    let accept = move || {
+        let listener = listener.clone();
+        async move { listener.accept().await }
+    };
+    serve_over(accept, |stream| std::future::ready(Ok(stream)), service, limits, stop).await;
 }
 
-/// As [`serve`], over what `handshake` makes of each connection, in the time that headers have.
-pub async fn serve_over<H, T, F, S, B>(
-    listener: TcpListener,
+/// As [`serve`], for connections that `accept` brings, over what `handshake` makes of each in the time that headers have.
+pub async fn serve_over<A, I, H, T, F, S, B>(
+    accept: A,
     handshake: H,
     service: S,
     limits: Limits,
     stop: CancellationToken,
 ) where
+    A: Fn() -> I,
+    I: Future<Output = io::Result<(TcpStream, SocketAddr)>>,
     H: Fn(TcpStream) -> F,
     F: Future<Output = io::Result<T>> + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -121,7 +128,7 @@ pub async fn serve_over<H, T, F, S, B>(
     let (connections, leave) = (TaskTracker::new(), CancellationToken::new());
     let builder = builder(limits.pending_resets);
     while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+        let Some(accepted) = stop.run_until_cancelled(accept()).await else { break };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -136,7 +143,7 @@ pub async fn serve_over<H, T, F, S, B>(
         let greeted = leave.clone().run_until_cancelled_owned(timeout(HEADER_TIMEOUT, handshake(stream)));
         connections.spawn(async move {
             match greeted.await {
-                Some(Ok(Ok(stream))) => connection(builder, stream, peer, service, limits, leave).await,
+                Some(Ok(Ok(stream))) => connection(&builder, stream, peer, service, limits, leave).await,
                 Some(Ok(Err(error))) => tracing::debug!(%error, client.address = %peer.ip(), "handshake failed"),
                 _ => {}
             }
@@ -144,7 +151,7 @@ pub async fn serve_over<H, T, F, S, B>(
         });
     }
     // The port first: who is sent away must not come back to it.
-    drop(listener);
+    drop(accept);
     leave.cancel();
     connections.close();
     if timeout(limits.drain, connections.wait()).await.is_err() {
@@ -168,7 +175,7 @@ fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
 }
 
 async fn connection<T, S, B>(
-    builder: Builder<TokioExecutor>,
+    builder: &Builder<TokioExecutor>,
     stream: T,
     peer: SocketAddr,
     service: S,
@@ -188,8 +195,8 @@ async fn connection<T, S, B>(
         request.extensions_mut().insert(peer);
         request
     });
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(serving);
+    // On the heap, once: moved through futures it would take its room in each of them.
+    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
     let silence = async {
         sleep(limits.first_request).await;

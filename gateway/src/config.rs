@@ -47,6 +47,12 @@ pub struct Config {
     /// balancers need to notice
     #[arg(long, env = "TENON_EDGE_DRAIN_WAIT_S", default_value_t = 0)]
     pub edge_drain_wait_s: u64,
+    /// Bytes from which an answer of JSON or text is compressed with gzip for clients that take it; 0 is never
+    #[arg(long, env = "TENON_EDGE_GZIP_FROM", default_value_t = 1_024)]
+    pub edge_gzip_from: usize,
+    /// Threads that serve, each with connections of its own; one a core when it is not said
+    #[arg(long, env = "TENON_EDGE_THREADS")]
+    pub edge_threads: Option<usize>,
     /// Requests that the edge serves at one time; more are answered 503 with Retry-After
     #[arg(long, env = "TENON_EDGE_MAX_REQUESTS", default_value_t = 4_096)]
     pub edge_max_requests: usize,

@@ -3,7 +3,7 @@
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
 //! (`upstreams`), what is kept and counted for them (`answers`, `usage`), how programs prove themselves (`api_keys`), what
-//! every request goes through (`stack`), and the certificate that it comes by (`tls`).
+//! every request goes through (`stack`), the threads that it runs in (`workers`) and the certificate that it comes by (`tls`).
 
 pub mod config;
 
@@ -27,6 +27,8 @@ pub mod usage;
 
 mod stack;
 
+mod workers;
+
 mod tls;
 
 #[doc(hidden)]
@@ -35,14 +37,18 @@ pub mod fuzz;
 #[cfg(test)]
 mod testing;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use tenon_chassis::{Mesh, accept};
 use tenon_proto::policy::Contract;
-use tokio::{net::TcpListener, sync::mpsc::Receiver, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, mpsc::Receiver},
+    time::sleep,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken};
 
@@ -61,6 +67,9 @@ use crate::{
     usage::{Meter, Used},
 };
 
+/// More than any machine has cores for.
+const MAX_THREADS: usize = 1_024;
+
 /// Why the edge cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -76,6 +85,8 @@ pub enum Error {
     NoUpstream { method: String },
     #[error("{method} asks for the header {header:?}, which is no header's name or one of the mesh's own")]
     Header { method: String, header: String },
+    #[error("{method} streams and has a timeout_ms: a stream ends when its client says so; take timeout_ms away")]
+    Timeout { method: String },
     #[error("the certificate of the edge's port: {0}")]
     Tls(String),
     #[error(transparent)]
@@ -86,6 +97,7 @@ pub enum Error {
 pub struct Gateway {
     edge: Arc<Edge>,
     listener: TcpListener,
+    threads: usize,
     limits: accept::Limits,
     drain_wait: Duration,
     used: Option<Receiver<Used>>,
@@ -103,7 +115,8 @@ impl Gateway {
         contract: Arc<Contract>,
         upstreams: &[Upstream],
     ) -> Result<Self, Error> {
-        let ground = Ground::from(mesh);
+        let threads = config.edge_threads.unwrap_or_else(workers::cores).clamp(1, MAX_THREADS);
+        let ground = Ground { lanes: threads + 1, ..Ground::from(mesh) };
         let targets = upstreams.iter().map(|Upstream { prefix, dial }| {
             let refuse = |why| Error::Upstream { name: dial.name.clone(), why };
             Ok((prefix.clone(), Arc::new(Target::new(&ground, dial.clone()).map_err(refuse)?)))
@@ -129,7 +142,7 @@ impl Gateway {
             mesh.tasks.spawn(async move { stop.run_until_cancelled(certificate.watch()).await });
             acceptor
         });
-        Ok(Self { edge, listener, limits, drain_wait, used: Some(used), tls })
+        Ok(Self { edge, listener, threads, limits, drain_wait, used: Some(used), tls })
     }
 
     /// Where the edge listens.
@@ -147,32 +160,77 @@ impl Gateway {
 
     /// Serves until stopped, then lets the requests in flight end: first it says so, then it closes the port.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { edge, listener, limits, drain_wait, used: _untaken, tls } = self;
-        tracing::info!(address = ?listener.local_addr().ok(), "edge serves");
+        let Self { edge, listener, threads, limits, drain_wait, used: _untaken, tls } = self;
+        tracing::info!(address = ?listener.local_addr().ok(), threads, "edge serves");
         edge.drains_with(stop.clone());
-        let service = tower::service_fn(move |request: Request<Incoming>| {
-            let edge = edge.clone();
-            // On the heap, and only while it is served: an idle connection keeps the room of what its service returns.
-            Box::pin(async move { Ok::<_, Infallible>(edge.handle(request).await) })
+        let (closing, leaving) = (CancellationToken::new(), CancellationToken::new());
+        // The threads end too when nobody waits for this any more.
+        let _leaving = leaving.clone().drop_guard();
+        let port = Port { listener: Arc::new(Mutex::new(Some(listener))), closing };
+        let limits = accept::Limits { max_connections: limits.max_connections.div_ceil(threads), ..limits };
+        let working = workers::run(threads, || {
+            let (edge, port, tls, leaving) = (edge.clone(), port.clone(), tls.clone(), leaving.clone());
+            move || -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(work(edge, port, tls, limits, leaving)) }
         });
-        let closing = CancellationToken::new();
         let noticed = async {
             stop.cancelled().await;
             sleep(drain_wait).await;
-            closing.cancel();
+            // The port first: who is sent away must not come back to it.
+            port.closing.cancel();
+            drop(port.listener.lock().await.take());
+            leaving.cancel();
         };
-        let handshake = move |stream| {
-            let tls = tls.clone();
-            async move {
-                Ok(match tls {
-                    None => Either::Left(stream),
-                    Some(tls) => Either::Right(tls.accept(stream).await?),
-                })
-            }
-        };
-        tokio::join!(accept::serve_over(listener, handshake, service, limits, closing.clone()), noticed);
+        tokio::join!(working, noticed);
         tracing::info!("edge drained");
     }
+}
+
+/// The port that all threads accept from, in turn.
+#[derive(Clone)]
+struct Port {
+    listener: Arc<Mutex<Option<TcpListener>>>,
+    closing: CancellationToken,
+}
+
+impl Port {
+    async fn accept(self) -> io::Result<(TcpStream, SocketAddr)> {
+        let accepted = async {
+            match &*self.listener.lock().await {
+                Some(listener) => listener.accept().await,
+                None => pending().await,
+            }
+        };
+        match self.closing.run_until_cancelled(accepted).await {
+            Some(accepted) => accepted,
+            None => pending().await,
+        }
+    }
+}
+
+/// What each thread does.
+async fn work(
+    edge: Arc<Edge>,
+    port: Port,
+    tls: Option<TlsAcceptor>,
+    limits: accept::Limits,
+    leaving: CancellationToken,
+) {
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let edge = edge.clone();
+        // On the heap, and only while it is served: an idle connection keeps the room of what its service returns.
+        Box::pin(async move { Ok::<_, Infallible>(edge.handle(request).await) })
+    });
+    let handshake = move |stream| {
+        let tls = tls.clone();
+        async move {
+            Ok(match tls {
+                None => Either::Left(stream),
+                // What a plain connection does not need it has no room for.
+                Some(tls) => Either::Right(Box::new(tls.accept(stream).await?)),
+            })
+        }
+    };
+    accept::serve_over(move || port.clone().accept(), handshake, service, limits, leaving).await;
 }
 
 /// Binds and serves the edge for the mesh's own contract.

@@ -292,10 +292,10 @@ mod tests {
             read(vec![policy, shop(&["tenon/options/v1/policy.proto"])], &open())
         };
         with(&|_| {}).unwrap();
-        // Before `headers` there were seven fields.
+        // Before `timeout_ms` there were eight fields.
         with(&|policy| drop(policy.message_type[0].field.pop())).unwrap();
-        let why = with(&|policy| policy.message_type[0].field[0].number = Some(9)).unwrap_err();
-        assert!(why.contains("another than this version's (field access = 9)"), "{why}");
+        let why = with(&|policy| policy.message_type[0].field[0].number = Some(19)).unwrap_err();
+        assert!(why.contains("another than this version's (field access = 19)"), "{why}");
         let why = with(&|policy| policy.message_type[0].field[1].set_type(Type::Bytes)).unwrap_err();
         assert!(why.contains("field permission = 2"), "{why}");
         let why = with(&|policy| policy.message_type[0].enum_type[0].value[1].number = Some(2)).unwrap_err();

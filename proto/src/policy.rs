@@ -1,6 +1,6 @@
 //! The policy of every method, read from the descriptors: what the edge and the chassis enforce.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use prost_reflect::{DescriptorPool, ExtensionDescriptor, FileDescriptor, MethodDescriptor};
 
@@ -38,6 +38,8 @@ pub struct Method {
     pub allow_unpaid: bool,
     /// Request headers that the edge hands on, in lower case.
     pub headers: Vec<String>,
+    /// How long a call may take at most, where the method says so.
+    pub timeout: Option<Duration>,
     pub effect: Effect,
     /// Roles that grant the permission beside those that always do: what the owner of a foreign service says.
     pub granted_to: Vec<String>,
@@ -253,6 +255,8 @@ fn read(
     };
     let (permission, feature, meter) = (text("permission"), text("feature"), text("meter"));
     let (step_up, allow_unpaid) = (flag("step_up"), flag("allow_unpaid"));
+    let timeout = field("timeout_ms").and_then(|v| v.as_u32()).filter(|ms| *ms > 0);
+    let timeout = timeout.map(|ms| Duration::from_millis(ms.into()));
     let headers = field("headers");
     let headers = headers.iter().filter_map(|v| v.as_list()).flatten().filter_map(|v| v.as_str());
     let headers = headers.map(str::to_owned).collect();
@@ -268,6 +272,7 @@ fn read(
         rate,
         allow_unpaid,
         headers,
+        timeout,
         effect,
         granted_to: Vec::new(),
     })

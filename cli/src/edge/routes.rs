@@ -72,5 +72,6 @@ fn as_json(verb: &str, path: &str, row: &Row) -> serde_json::Value {
         "meter": method.meter,
         "rate": method.rate.as_str_name(),
         "allow_unpaid": method.allow_unpaid,
+        "timeout_ms": method.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
     })
 }

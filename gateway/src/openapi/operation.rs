@@ -301,6 +301,9 @@ fn terms(method: &Method) -> String {
     if let Some(meter) = &method.meter {
         terms.push(format!("Counts on the meter `{meter}`."));
     }
+    if let Some(timeout) = method.timeout {
+        terms.push(format!("Answers within {} ms, or with DEADLINE_EXCEEDED.", timeout.as_millis()));
+    }
     if method.allow_unpaid {
         terms.push("Works while a payment is pending.".to_owned());
     }

@@ -1,6 +1,6 @@
 //! Connect's unary calls: a message in a plain HTTP body, or in the query of a GET (connectrpc.com/docs/protocol).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use base64::{
     Engine,
@@ -18,15 +18,16 @@ use super::{
     forward::{Ask, unsupported},
     frames::{Frames, MAX_MESSAGE, envelope, malformed},
     keyed::Sending,
-    metadata,
-    protocol::parameter,
+    metadata, pack,
+    protocol::{COMPRESSED, parameter},
     request::{self, Encoding},
     seen::Seen,
 };
 use crate::{errors::Refusal, template, transcode::Codec, upstreams::Served};
 
 const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
-const STREAM_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+pub(super) const STREAM_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+const STREAM_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 const TRAILER_PREFIX: &str = "trailer-";
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
@@ -45,11 +46,43 @@ pub(super) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get(VERSION).is_some_and(|version| version != "1") {
         return Err(Refusal::invalid("UNSUPPORTED_VERSION", VERSION.as_str(), "must be 1"));
     }
-    let encoding = headers.get(STREAM_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(unknown_encoding("in a stream send messages as they are: identity"));
+    is_zipped(headers).map(drop)
+}
+
+/// Whether the messages of a stream may come compressed.
+pub(super) fn is_zipped(headers: &HeaderMap) -> Result<bool, Refusal> {
+    match headers.get(STREAM_ENCODING).map(|encoding| encoding.as_bytes().to_ascii_lowercase()).as_deref() {
+        None | Some(b"identity") => Ok(false),
+        Some(b"gzip") => Ok(true),
+        Some(_) => Err(unknown_encoding("in a stream identity and gzip are taken")),
     }
-    Ok(())
+}
+
+/// Whether the client takes the messages of a stream compressed.
+pub(super) fn takes_zipped(headers: &HeaderMap) -> bool {
+    pack::takes(headers.get_all(STREAM_ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()))
+}
+
+/// The frame of gRPC for an envelope's message, which is JSON when there is a codec.
+pub(super) fn unwrapped(
+    (flags, message): (u8, Bytes),
+    codec: Option<&Codec>,
+    is_zipped: bool,
+) -> Result<Bytes, Refusal> {
+    let message = match flags {
+        0 => message,
+        COMPRESSED if is_zipped => request::decoded(message, Some(Encoding::Gzip))?,
+        _ => return Err(malformed("an envelope has flags that its request does not announce")),
+    };
+    codec.map_or_else(|| Ok(envelope(0, &message)), |codec| codec.frame(&message))
+}
+
+/// The envelope of a message, compressed when it has `zip_from` bytes or more.
+pub(super) fn wrapped(message: &[u8], zip_from: Option<usize>) -> Bytes {
+    match zip_from {
+        Some(from) if message.len() >= from => envelope(COMPRESSED, &pack::gzip(message)),
+        _ => envelope(0, message),
+    }
 }
 
 /// Connect has a code of its own for what it calls compression.
@@ -125,12 +158,12 @@ fn of_query(query: &str) -> Result<Bytes, Refusal> {
     request::decoded(message.into(), encoding)
 }
 
-/// The frame of a request that is one envelope of JSON.
-pub(super) fn enveloped(codec: &Arc<Codec>, body: &[u8]) -> Result<Bytes, Refusal> {
+/// The frame of a request that is one envelope.
+pub(super) fn enveloped(codec: Option<&Codec>, is_zipped: bool, body: &[u8]) -> Result<Bytes, Refusal> {
     let mut frames = Frames::default();
     frames.push(body);
     match (frames.next()?, frames.is_between()) {
-        (Some((0, message)), true) => codec.frame(&message),
-        _ => Err(malformed("the body must be one envelope, not compressed")),
+        (Some(one), true) => unwrapped(one, codec, is_zipped),
+        _ => Err(malformed("the body must be one envelope")),
     }
 }

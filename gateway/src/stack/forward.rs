@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Response, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tenon_chassis::{
     Caller,
@@ -28,7 +27,9 @@ use super::{
     intake::{Intake, Reader},
     keyed::Sending,
     line::Line,
-    metadata, peer,
+    metadata,
+    passed::Passed,
+    peer,
     protocol::Protocol,
     relay::{Form, Opening, Relay, Shape, at, refused},
     request,
@@ -40,10 +41,10 @@ use crate::{
     errors::{Refusal, status_of},
     routes::Route,
     transcode::Media,
-    upstreams::{self, Loaded, Retry, Served, UpstreamBody},
+    upstreams::{self, Loaded, Served, UpstreamBody},
 };
 
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// A call without a deadline waits this long for the first word of an answer; its silence is bounded apart.
 const NO_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -68,6 +69,8 @@ pub(super) struct Admitted {
 /// An answer to a request.
 pub(super) enum Answered {
     Whole(Response<Bytes>),
+    /// In gRPC's frames.
+    Passed(Box<Passed>),
     /// Headers, and a body that comes behind them.
     Stream(Response<()>, Box<Relay>),
 }
@@ -110,11 +113,16 @@ impl Edge {
                 let within = Duration::from_secs(self.config.edge_body_timeout_s);
                 connect::unary(ask, json, seen, headers, body, call, within).await.map(Answered::Whole)
             }
+            (Protocol::ConnectStream { .. }, _) if streams == (false, false) => {
+                return Err(connect::other_kind("application/json or application/proto"));
+            }
+            _ if streams == (false, false) => self.pass(ask, seen, headers, body, call).await,
             _ => self.stream(ask, seen, headers, admitted.slot, body, call, deadline).await,
         }?;
         if let Some(use_of) = use_of {
             match &mut answered {
                 Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
+                Answered::Passed(passed) if passed.told.is_none() && is_counted(&passed.head) => use_of.count(),
                 Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
                     true => use_of.count(),
                     false => relay.use_of = Some(use_of),
@@ -162,7 +170,7 @@ impl Edge {
         route.binding.request(&route.template, seen.uri.path(), seen.uri.query(), body)
     }
 
-    /// A call of any kind whose answer is written while it comes.
+    /// A call whose messages come one after the other, and are written while they come.
     #[expect(clippy::too_many_arguments, reason = "a call is all of these")]
     async fn stream(
         &self,
@@ -175,37 +183,26 @@ impl Edge {
         deadline: Option<Instant>,
     ) -> Result<Answered, Refusal> {
         let (client, server) = ask.streams();
-        let endless = client || server;
-        if !endless && matches!(ask.protocol, Protocol::ConnectStream { .. }) {
-            return Err(connect::other_kind("application/json or application/proto"));
-        }
         let form = if server && ask.protocol == Protocol::Json { accept::form(headers)? } else { Form::Lines };
         let idle = self.config.edge_stream_idle_s;
-        let line = Arc::new(Line::new((endless && idle > 0).then(|| Duration::from_secs(idle))));
-        if call.key.is_some() {
-            let frames = self.collected(ask, seen, headers, body).await?;
-            let response = call.send(frames).await?.into_response();
-            let relay = Relay::new(ask.loaded.clone(), shape(ask, form), line, deadline);
-            return relayed(seen, response, relay, form).await;
-        }
-        let (body, retry) = if client {
-            let reader = reader(ask, seen, headers)?;
-            (Body::new(Intake::new(body, reader, line.clone())), Retry::Never)
+        let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
+        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
+        let Sending { out, deadline: by, .. } = call;
+        let mut opening: Opening = if client {
+            let body = Body::new(Intake::new(body, reader(ask, seen, headers)?, line.clone()));
+            Box::pin(async move { target.open(&path, out, body, by).await })
         } else {
             let frames = self.collected(ask, seen, headers, body).await?;
             let again = may_repeat(&ask.served.method, headers);
-            let retry = if again { Retry::Again(frames.clone()) } else { Retry::Never };
-            (Body::new(Full::new(frames)), retry)
+            Box::pin(async move { target.whole(&path, out, frames, by, again).await })
         };
-        let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
-        let Sending { out, deadline: by, .. } = call;
-        let mut opening: Opening = Box::pin(async move { target.open(&path, out, body, by, retry).await });
+        let zip_from = Some(self.config.edge_gzip_from).filter(|from| *from > 0 && connect::takes_zipped(headers));
         let beat = (form == Form::Events).then(|| Duration::from_secs(self.config.edge_keep_alive_s.max(1)));
         let relay = Relay {
-            draining: endless.then(|| self.draining()),
+            draining: Some(self.draining()),
             beat,
             slot,
-            ..Relay::new(ask.loaded.clone(), shape(ask, form), line.clone(), deadline)
+            ..Relay::new(ask.loaded.clone(), shape(ask, form, zip_from), line.clone(), deadline)
         };
         let response = tokio::select! {
             response = &mut opening => response,
@@ -227,7 +224,7 @@ impl Edge {
     }
 
     /// The frames of a request of one message.
-    async fn collected(
+    pub(super) async fn collected(
         &self,
         ask: &Ask<'_>,
         seen: &Seen,
@@ -249,8 +246,8 @@ impl Edge {
                 return Err(malformed("the body ended inside a group of base64"));
             }
         }
-        if ask.protocol == (Protocol::ConnectStream { json: true }) {
-            return connect::enveloped(&ask.served.codec, &body);
+        if let Protocol::ConnectStream { json } = ask.protocol {
+            return connect::enveloped(json.then_some(&*ask.served.codec), connect::is_zipped(headers)?, &body);
         }
         let mut watch = Watch::default();
         watch.pass(&body)?;
@@ -344,18 +341,24 @@ fn reader(ask: &Ask<'_>, seen: &Seen, headers: &HeaderMap) -> Result<Reader, Ref
             let array = request::json_values(headers)?;
             Reader::Values(Values::new(array), route.clone(), seen.uri.clone())
         }
-        (Protocol::ConnectStream { json: true }, _) => Reader::Envelopes(Frames::default(), ask.served.codec.clone()),
+        (Protocol::ConnectStream { json }, _) => Reader::Envelopes {
+            frames: Frames::default(),
+            codec: json.then(|| ask.served.codec.clone()),
+            is_zipped: connect::is_zipped(headers)?,
+        },
         (Protocol::Web { text: true }, _) => Reader::Text(Text::default(), Watch::default()),
         _ => Reader::Frames(Watch::default()),
     })
 }
 
 /// How a stream of answers is written.
-fn shape(ask: &Ask<'_>, form: Form) -> Shape {
+pub(super) fn shape(ask: &Ask<'_>, form: Form, zip_from: Option<usize>) -> Shape {
     match (ask.protocol, &ask.route) {
         (Protocol::Json, Some(route)) if route.binding.gives_any_media() => Shape::Raw(route.clone()),
         (Protocol::Json, Some(route)) => Shape::Json(form, route.clone()),
-        (Protocol::ConnectStream { json: true }, _) => Shape::Envelopes(ask.served.codec.clone()),
+        (Protocol::ConnectStream { json }, _) if json || zip_from.is_some() => {
+            Shape::Envelopes { codec: json.then(|| ask.served.codec.clone()), zip_from }
+        }
         (protocol, _) => Shape::Frames(protocol),
     }
 }
@@ -411,6 +414,9 @@ pub(super) async fn relayed(
             to.extend(metadata);
             to.insert(header::CONTENT_TYPE, protocol.media());
             metadata::copy(&[GRPC_ENCODING], &parts.headers, to);
+            if matches!(relay.shape, Shape::Envelopes { zip_from: Some(_), .. }) {
+                to.insert(connect::STREAM_ENCODING, HeaderValue::from_static("gzip"));
+            }
         }
     }
     metadata::copy(&[REPLAYED], &parts.headers, to);
@@ -440,7 +446,7 @@ fn json_answer(ask: &Ask<'_>, route: &Route, answer: &upstreams::Answer) -> Resu
     let Media { kind, data } = route.binding.response(&answer.message)?;
     let mut response = Response::new(data);
     let to = response.headers_mut();
-    to.reserve(16);
+    to.reserve(12);
     metadata::spelt_for_json(metadata::outward(&answer.headers), false, to);
     metadata::spelt_for_json(metadata::outward(&answer.trailers), true, to);
     to.insert(header::CONTENT_TYPE, if route.binding.gives_any_media() { media(&kind) } else { JSON });

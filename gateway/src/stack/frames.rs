@@ -13,7 +13,7 @@ pub(super) const PREFIX: usize = 5;
 pub(super) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// One message with its prefix.
-pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
+pub(super) fn envelope(flags: u8, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX + message.len());
     frame.put_u8(flags);
     frame.put_u32(u32::try_from(message.len()).expect("messages are bounded far below 4 GiB"));
@@ -58,6 +58,37 @@ impl Frames {
     /// Whether nothing of a message has come that is not whole.
     pub(super) fn is_between(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Bytes that come in pieces, mostly in one.
+#[derive(Default)]
+pub(super) struct Gathered {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Gathered {
+    pub(super) fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            self.rest.extend_from_slice(&data);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    pub(super) fn take(&mut self) -> Bytes {
+        if self.rest.is_empty() {
+            return std::mem::take(&mut self.first);
+        }
+        let mut all = BytesMut::with_capacity(self.len());
+        all.extend_from_slice(&std::mem::take(&mut self.first));
+        all.extend_from_slice(&std::mem::take(&mut self.rest));
+        all.freeze()
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 
 use super::{
+    connect,
     frames::{Frames, Text, Watch, malformed},
     line::Line,
     values::Values,
@@ -29,8 +30,8 @@ pub(super) enum Reader {
     Frames(Watch),
     /// The same in base64.
     Text(Text, Watch),
-    /// Connect's envelopes of JSON.
-    Envelopes(Frames, Arc<Codec>),
+    /// Connect's envelopes, of JSON or not, compressed or not.
+    Envelopes { frames: Frames, codec: Option<Arc<Codec>>, is_zipped: bool },
     /// JSON values of a route; its path and query count for each.
     Values(Values, Arc<Route>, Uri),
 }
@@ -100,14 +101,11 @@ impl Reader {
                 watch.pass(&data)?;
                 Ok(data)
             }
-            Self::Envelopes(frames, codec) => {
+            Self::Envelopes { frames, codec, is_zipped } => {
                 frames.push(data);
                 let mut out = BytesMut::new();
-                while let Some((flags, message)) = frames.next()? {
-                    if flags != 0 {
-                        return Err(malformed("an envelope has flags that a request does not have"));
-                    }
-                    out.extend_from_slice(&codec.frame(&message)?);
+                while let Some(one) = frames.next()? {
+                    out.extend_from_slice(&connect::unwrapped(one, codec.as_deref(), *is_zipped)?);
                 }
                 Ok(out.freeze())
             }
@@ -124,7 +122,7 @@ impl Reader {
             Self::Values(values, route, uri) => return Self::values(values, route, uri, true),
             Self::Frames(watch) => watch.is_between(),
             Self::Text(text, watch) => text.is_between() && watch.is_between(),
-            Self::Envelopes(frames, _) => frames.is_between(),
+            Self::Envelopes { frames, .. } => frames.is_between(),
         };
         if whole { Ok(Bytes::new()) } else { Err(malformed("the body ended inside a message")) }
     }

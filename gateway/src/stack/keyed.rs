@@ -70,7 +70,8 @@ impl Sending<'_> {
             claim.end(&outcome).await;
             outcome
         };
-        let ended = edge.mesh.tasks.spawn(call.in_current_span()).await;
+        // The threads that serve end with their connections.
+        let ended = edge.mesh.tasks.spawn_on(call.in_current_span(), &edge.home).await;
         ended.unwrap_or_else(|lost| Err(Fault::internal(&lost).into()))
     }
 }

@@ -163,8 +163,16 @@ impl<'h> Listed<'h> {
 
 /// What passes of a service's headers or trailers.
 pub(crate) fn outward(from: &HeaderMap) -> HeaderMap {
-    let passing = from.iter().filter(|(name, _)| passes(name.as_str()));
-    passing.map(|(name, value)| (name.clone(), value.clone())).collect()
+    let mut to = HeaderMap::new();
+    pass_out(from, &mut to);
+    to
+}
+
+/// Adds what passes of a service's headers or trailers to an answer's.
+pub(super) fn pass_out(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from.iter().filter(|(name, _)| passes(name.as_str())) {
+        to.append(name.clone(), value.clone());
+    }
 }
 
 /// Writes metadata of an answer as headers of HTTP/JSON: `Grpc-Metadata-NAME`, or `Grpc-Trailer-NAME`.

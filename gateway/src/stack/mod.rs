@@ -25,6 +25,8 @@ mod forward;
 
 mod keyed;
 
+mod passed;
+
 mod connect;
 
 mod own;
@@ -33,13 +35,21 @@ mod frames;
 
 mod values;
 
+mod pack;
+
 mod line;
 
 mod intake;
 
 mod relay;
 
+mod body;
+
+mod answer;
+
 mod seen;
+
+mod counts;
 
 use std::{
     net::SocketAddr,
@@ -50,7 +60,6 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Version, header};
-use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tenon_chassis::{
     Fault, Mesh,
@@ -60,19 +69,20 @@ use tenon_chassis::{
     id,
 };
 use tenon_proto::options::v1::policy::{Access, Rate};
-use tokio::time::timeout_at;
+use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, body::Body};
 use tracing::Instrument;
 
 use self::{
+    body::AnswerBody,
     cors::Cors,
     forward::{Admitted, Answered, Ask},
     limits::Draws,
     line::Line,
     peer::Named,
     protocol::Protocol,
-    relay::{Broken, Form, Relay, Shape},
+    relay::{Form, Relay, Shape},
     seen::Seen,
     slots::Slots,
 };
@@ -86,7 +96,7 @@ use crate::{
     upstreams::{self, Loaded, Room},
     usage::Meter,
 };
-pub(crate) use frames::{envelope, split};
+pub(crate) use frames::split;
 pub(crate) use metadata::outward;
 pub use peer::Cidr;
 pub(crate) use request::handed_on;
@@ -97,17 +107,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Characters of a request id that a client chooses.
 const MAX_REQUEST_ID: usize = 64;
-/// One year, as the preload lists ask for.
-const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+const HOOKS: &str = "/hooks/";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// What a page that a service answers with may do: be styled, and send a form back to where it came from.
-const PAGE_CSP: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
-/// The body of an answer: whole, or while it comes.
-pub(crate) type AnswerBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Broken>>;
 
 /// The edge, ready to answer.
 pub(crate) struct Edge {
@@ -123,6 +125,8 @@ pub(crate) struct Edge {
     meter: Meter,
     answers: Arc<Answers>,
     api_keys: Arc<ApiKeys>,
+    /// Where work goes on that no connection waits for.
+    home: Handle,
 }
 
 enum Step<'l> {
@@ -137,9 +141,9 @@ impl Edge {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
-        let api_keys = ApiKeys::new(&mesh);
+        let (api_keys, home) = (ApiKeys::new(&mesh), Handle::current());
         mesh.tasks.spawn(api_keys.clone().watch(mesh.stop.clone()));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys }
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys, home }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -179,54 +183,14 @@ impl Edge {
                 Err(limited) => Err(limited.into()),
             },
         };
+        let answer = match answer {
+            // What is sent to a hook is answered in a word, to a machine that knows no encoding.
+            Ok(Answered::Whole(whole)) if seen.verb != Verb::HEAD && !seen.uri.path().starts_with(HOOKS) => {
+                Ok(Answered::Whole(pack::packed(whole, &headers, self.config.edge_gzip_from).await))
+            }
+            answer => answer,
+        };
         self.answer(answer, &loaded, seen, &draws, &headers)
-    }
-
-    fn answer(
-        &self,
-        answer: Result<Answered, Refusal>,
-        loaded: &Loaded,
-        mut seen: Seen,
-        draws: &Draws,
-        asked: &HeaderMap,
-    ) -> Response<AnswerBody> {
-        match answer {
-            Ok(Answered::Stream(response, mut relay)) => {
-                let mut response = response;
-                draws.write(response.headers_mut());
-                self.finish(response.headers_mut(), &seen, asked);
-                seen.line = Some(relay.line.clone());
-                if relay.is_over() {
-                    seen.ended(None);
-                }
-                relay.seen = Some(seen);
-                response.map(|()| Either::Right(relay.into_body()))
-            }
-            whole => {
-                let mut response = match whole {
-                    Ok(Answered::Whole(response)) => {
-                        seen.succeeded(response.status());
-                        response
-                    }
-                    Ok(Answered::Stream(..)) => unreachable!("streams are answered above"),
-                    Err(refusal) => {
-                        let told = refusal.told();
-                        seen.ended(Some(&told));
-                        seen.protocol.refuse(&told, &loaded.contract.pool)
-                    }
-                };
-                draws.write(response.headers_mut());
-                self.finish(response.headers_mut(), &seen, asked);
-                if seen.verb == Verb::HEAD {
-                    // As GET would have answered, without the body.
-                    let length = HeaderValue::from(response.body().len());
-                    response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
-                    return response.map(|_| Either::Left(Full::default()));
-                }
-                seen.gave(response.body().len());
-                response.map(|body| Either::Left(Full::new(body)))
-            }
-        }
     }
 
     /// A client's own request id, or a new one.
@@ -343,9 +307,10 @@ impl Edge {
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         seen.upstream = Some(ask.served.target.clone());
-        let asked = request::timeout(headers)?;
+        let asked = request::asked_timeout(headers)?;
         let most = Duration::from_secs(self.config.edge_timeout_s);
         let most = most.min(ask.served.target.dial.timeout.unwrap_or(most));
+        let most = most.min(ask.served.method.timeout.unwrap_or(most));
         let by = seen.started() + asked.map_or(most, |asked| asked.min(most));
         if ask.streams() != (false, false) {
             // A stream lives as long as its client wants; who it is must be known in time all the same.
@@ -403,7 +368,7 @@ impl Edge {
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client)?;
-        let deadline = request::timeout(headers)?.map(|asked| seen.started() + asked);
+        let deadline = request::asked_timeout(headers)?.map(|asked| seen.started() + asked);
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
         let reader = match seen.protocol {
@@ -450,27 +415,6 @@ impl Edge {
             _ => {}
         }
         Ok(Admitted { caller, host, slot: None })
-    }
-
-    /// The headers that every answer carries.
-    fn finish(&self, to: &mut HeaderMap, seen: &Seen, asked: &HeaderMap) {
-        to.insert(REQUEST_ID, seen.request_id.clone());
-        if seen.protocol == Protocol::Grpc {
-            // What follows is for browsers, which do not speak it.
-            return;
-        }
-        to.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        to.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        to.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-        let csp =
-            HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
-        // The reference page has one of its own; a service's is never passed on.
-        to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
-        if self.config.public_https || self.config.edge_tls_cert.is_some() {
-            to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
-        }
-        self.cors.write(asked, to);
     }
 }
 

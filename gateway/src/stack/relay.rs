@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 
 use super::{
+    connect,
     frames::{Frames, envelope},
     line::Line,
     metadata,
@@ -40,8 +41,8 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Response<UpstreamBo
 pub(super) enum Shape {
     /// As they come.
     Frames(Protocol),
-    /// Connect's envelopes of JSON.
-    Envelopes(Arc<Codec>),
+    /// Connect's envelopes, of JSON or from some size on compressed.
+    Envelopes { codec: Option<Arc<Codec>>, zip_from: Option<usize> },
     /// JSON of a route.
     Json(Form, Arc<Route>),
     /// Pieces of a body of the service's own media type.
@@ -281,7 +282,10 @@ impl Relay {
     pub(super) fn put(&mut self, message: &Bytes) -> Result<(), Refusal> {
         let out = match &self.shape {
             Shape::Frames(_) => envelope(0, message),
-            Shape::Envelopes(codec) => envelope(0, &codec.json(message)?),
+            Shape::Envelopes { codec, zip_from } => {
+                let json = codec.as_ref().map(|codec| codec.json(message)).transpose()?;
+                connect::wrapped(json.as_ref().unwrap_or(message), *zip_from)
+            }
             Shape::Raw(route) => route.binding.response(message)?.data,
             Shape::Json(form, route) => {
                 let json = route.binding.response(message)?.data;
@@ -369,7 +373,7 @@ impl Relay {
                 self.out.push_back(Frame::trailers(all));
             }
             Shape::Frames(protocol) => self.out.push_back(Frame::data(protocol.end(result, trailers, pool))),
-            Shape::Envelopes(_) => {
+            Shape::Envelopes { .. } => {
                 let end = Protocol::ConnectStream { json: true }.end(result, trailers, pool);
                 self.out.push_back(Frame::data(end));
             }
@@ -399,9 +403,11 @@ impl Relay {
 
 /// What a client is told of a status that a service ended a call with.
 pub(super) fn refused(status: &Status, line: &Line, deadline: Option<Instant>) -> Refusal {
-    if let Some(fault) = line.fault() {
-        return fault;
-    }
+    line.fault().unwrap_or_else(|| of_service(status, deadline))
+}
+
+/// As [`refused`], when the client's half cannot be to blame.
+pub(super) fn of_service(status: &Status, deadline: Option<Instant>) -> Refusal {
     let metadata = metadata::outward(status.metadata().as_ref());
     let status = status.clone();
     Refusal::from(match deadline {

@@ -5,7 +5,7 @@ use std::{io::Read, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tenon_chassis::{
     client::{GRPC_TIMEOUT, IDEMPOTENCY_KEY, parse_timeout},
@@ -13,11 +13,12 @@ use tenon_chassis::{
     telemetry::TRACEPARENT,
 };
 use tenon_proto::policy::Method;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::{
     REQUEST_ID,
-    frames::{MAX_MESSAGE, too_large},
+    frames::{Gathered, MAX_MESSAGE, too_large},
     peer::FORWARDED_FOR,
 };
 use crate::errors::Refusal;
@@ -30,6 +31,9 @@ const CONNECT_TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms"
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Characters of an idempotency key.
 const MAX_KEY: usize = 128;
+/// How much, and for how long, a client may send on that was refused.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
 /// Characters of a path and query.
 const MAX_URI: usize = 8 * 1024;
 
@@ -43,22 +47,49 @@ pub(super) fn uri(uri: &http::Uri) -> Result<(), Refusal> {
 }
 
 /// The body, whole; empty when there is none. It has `most` bytes at most.
-pub(super) async fn body(body: Incoming, within: Duration, most: usize) -> Result<Bytes, Refusal> {
+pub(super) async fn body(mut body: Incoming, within: Duration, most: usize) -> Result<Bytes, Refusal> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > most as u64 {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(within, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    let is_too_large = body.size_hint().lower() > most as u64;
+    let read = if is_too_large { Ok(Ok(None)) } else { timeout(within, gathered(&mut body, most)).await };
+    match read {
+        Ok(Ok(Some(read))) => Ok(read),
+        Ok(Ok(None)) => {
+            linger(body).await;
+            Err(too_large())
+        }
         Ok(Err(_)) => Err(Refusal::invalid("INVALID_BODY", "", "the body ended before it was complete")),
         Err(_) => {
             let why = "the body did not arrive in time";
             Err(Refusal::new(Code::DeadlineExceeded, "BODY_TIMEOUT", why).http(StatusCode::REQUEST_TIMEOUT))
         }
     }
+}
+
+/// All of a body; nothing when there is more than `most`.
+async fn gathered(body: &mut Incoming, most: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let mut read = Gathered::default();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        read.push(data);
+        if read.len() > most {
+            return Ok(None);
+        }
+    }
+    Ok(Some(read.take()))
+}
+
+/// Lets a client send on for a while what nobody keeps: one whose connection is closed under it never reads why.
+async fn linger(mut body: Incoming) {
+    let dropped = async {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            left = less;
+        }
+    };
+    let _cut = timeout(LINGER, dropped).await;
 }
 
 /// How a body was made smaller.
@@ -176,7 +207,7 @@ pub(crate) fn handed_on(method: &Method) -> Result<Vec<HeaderName>, String> {
 }
 
 /// The time that the client gives us, if it says: the least of what it says.
-pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+pub(super) fn asked_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let mut limit: Option<Duration> = None;
     let mut least = |asked: Option<Duration>, name: &str, why: &str| match asked {
         Some(asked) => {
@@ -253,14 +284,16 @@ mod tests {
 
     #[test]
     fn the_least_time_that_a_client_gives_counts() {
-        let limit = |name, value: &str| timeout(&with(name, value)).ok().flatten();
+        let limit = |name, value: &str| asked_timeout(&with(name, value)).ok().flatten();
         assert_eq!(limit(REQUEST_TIMEOUT, "0.5"), Some(Duration::from_millis(500)));
         assert_eq!(limit(GRPC_TIMEOUT, "200m"), Some(Duration::from_millis(200)));
         assert_eq!(limit(CONNECT_TIMEOUT, "1500"), Some(Duration::from_millis(1_500)));
-        assert!(timeout(&with(CONNECT_TIMEOUT, "1s")).is_err() && timeout(&HeaderMap::new()).unwrap().is_none());
+        assert!(
+            asked_timeout(&with(CONNECT_TIMEOUT, "1s")).is_err() && asked_timeout(&HeaderMap::new()).unwrap().is_none()
+        );
         let mut both = with(REQUEST_TIMEOUT, "2");
         both.insert(GRPC_TIMEOUT, HeaderValue::from_static("1S"));
-        assert_eq!(timeout(&both).unwrap(), Some(Duration::from_secs(1)));
+        assert_eq!(asked_timeout(&both).unwrap(), Some(Duration::from_secs(1)));
         for bad in ["", "-1", "x", "1s", "1e3", "NaN", "1.2.3", "99999999999999999999999999999999"] {
             assert_eq!(limit(REQUEST_TIMEOUT, bad), None, "{bad}");
         }

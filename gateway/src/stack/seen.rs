@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Span;
 
-use super::{forward::is_traceparent, line::Line, protocol::Protocol};
+use super::{counts, forward::is_traceparent, line::Line, protocol::Protocol};
 use crate::{errors::Told, upstreams::Target};
 
 /// A request from its first byte to its answer; it is logged and counted when it is dropped, so also when the client
@@ -46,7 +46,7 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn start(verb: Method, uri: Uri, request_id: HeaderValue, client: IpAddr) -> Self {
-        metrics::gauge!("tenon_edge_in_flight").increment(1.0);
+        counts::in_flight(1.0);
         Self {
             started: Instant::now(),
             verb,
@@ -182,14 +182,14 @@ impl Drop for Seen {
         if tracing::enabled!(target: "tenon_gateway::access", tracing::Level::INFO) {
             self.log();
         }
-        let route = self.label.take().unwrap_or_else(|| Arc::from("none"));
-        let protocol = self.protocol.name();
-        metrics::gauge!("tenon_edge_in_flight").decrement(1.0);
-        let status = self.status.to_string();
-        metrics::counter!(
-            "tenon_edge_requests_total", "route" => route.clone(), "protocol" => protocol, "status" => status
-        )
-        .increment(1);
-        metrics::histogram!("tenon_edge_duration_seconds", "route" => route).record(self.started.elapsed());
+        counts::in_flight(-1.0);
+        let none = || NO_ROUTE.with(Arc::clone);
+        let route = self.label.take().unwrap_or_else(none);
+        counts::answered(&route, self.protocol.name(), self.status, self.started.elapsed());
     }
+}
+
+thread_local! {
+    /// The name of what is no route.
+    static NO_ROUTE: Arc<str> = Arc::from("none");
 }

@@ -1,7 +1,6 @@
 //! Calls to the services behind: a stream of gRPC frames each way, and the unary call that stands on it.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,8 +10,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 use prost::Message;
 use rand::Rng;
 use tenon_chassis::Fault;
@@ -25,8 +23,10 @@ use super::{
     balance::Balance,
     budget::Budget,
     dial::Dial,
+    link::Incoming,
     replica::{Flight, Replica},
     room::{Place, Room},
+    traced::Traced,
 };
 use crate::{
     errors::{Refusal, status_of},
@@ -59,27 +59,6 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) message: Bytes,
     pub(crate) trailers: HeaderMap,
-}
-
-impl Answer {
-    /// The answer as it would come.
-    pub(crate) fn into_response(self) -> Response<UpstreamBody> {
-        let Self { headers, message, mut trailers } = self;
-        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-        let frames = [Ok::<_, Infallible>(Frame::data(stack::envelope(0, &message))), Ok(Frame::trailers(trailers))];
-        let body = StreamBody::new(futures::stream::iter(frames));
-        let mut response = Response::new(UpstreamBody::new(Body::new(body)));
-        *response.headers_mut() = headers;
-        response
-    }
-}
-
-/// Whether a call may be sent again while nothing of its answer has come.
-#[derive(Debug, Clone)]
-pub(crate) enum Retry {
-    Never,
-    /// The whole body once more: the method has no side effects or is idempotent, or the request has a key.
-    Again(Bytes),
 }
 
 /// Why no response came.
@@ -116,7 +95,7 @@ pub(crate) struct UpstreamBody(Source);
 enum Source {
     Call {
         body: Incoming,
-        _flight: Flight,
+        flight: Flight,
         _place: Place,
     },
     /// Made by the edge itself.
@@ -137,11 +116,21 @@ impl http_body::Body for UpstreamBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match &mut self.0 {
             Source::Own(body) => Pin::new(body).poll_frame(context),
-            Source::Call { body, .. } => Pin::new(body).poll_frame(context).map_err(|error| {
-                let status = Status::from_error(Box::new(error));
-                // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
-                if status.code() == Code::Unknown { lost() } else { status }
-            }),
+            Source::Call { body, flight, .. } => {
+                let polled = Pin::new(body).poll_frame(context);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    flight.traced.heard(trailers);
+                }
+                polled.map_err(|error| {
+                    let status = Status::from_error(Box::new(error));
+                    // A connection that ended under the answer: tonic calls it UNKNOWN, which nobody repeats.
+                    let status = if status.code() == Code::Unknown { lost() } else { status };
+                    flight.traced.ended(status.code());
+                    status
+                })
+            }
         }
     }
 
@@ -168,8 +157,8 @@ impl Target {
         Ok(Self { dial, balance, budget, room })
     }
 
-    /// Opens a call of any kind: `body` goes out as it is made, the response comes back once its headers are there. What
-    /// the service refuses at once (trailers only) is a response too: its status stands in the headers.
+    /// Opens a call whose `body` goes out as it is made; the response comes back once its headers are there. What the
+    /// service refuses at once (trailers only) is a response too: its status stands in the headers.
     ///
     /// The deadline bounds the wait for the headers only; dropping the body cancels the call.
     pub(crate) async fn open(
@@ -178,13 +167,22 @@ impl Target {
         headers: HeaderMap,
         body: Body,
         deadline: Instant,
-        retry: Retry,
     ) -> Result<Response<UpstreamBody>, Failed> {
-        let (body, may_repeat) = match retry {
-            Retry::Never => (Payload::Stream(Some(body)), false),
-            Retry::Again(whole) => (Payload::Whole(whole), true),
-        };
-        self.run(path, Try { headers, body, may_repeat, tried: Vec::new() }, deadline).await
+        let body = Payload::Stream(Some(body));
+        self.run(path, Try { headers, body, may_repeat: false, tried: Vec::new() }, deadline).await
+    }
+
+    /// As [`Self::open`], with a body that is there. It may be sent again while nothing of its answer has come when the
+    /// method has no side effects or is idempotent, or the request has a key.
+    pub(crate) async fn whole(
+        &self,
+        path: &Uri,
+        headers: HeaderMap,
+        frames: Bytes,
+        deadline: Instant,
+        may_repeat: bool,
+    ) -> Result<Response<UpstreamBody>, Failed> {
+        self.run(path, Try { headers, body: Payload::Whole(frames), may_repeat, tried: Vec::new() }, deadline).await
     }
 
     /// Sends one message and waits for one.
@@ -196,8 +194,7 @@ impl Target {
         deadline: Instant,
         may_repeat: bool,
     ) -> Result<Answer, Refusal> {
-        let call = Try { headers, body: Payload::Whole(frame), may_repeat, tried: Vec::new() };
-        one(self.run(path, call, deadline).await?, deadline).await
+        one(self.whole(path, headers, frame, deadline, may_repeat).await?, deadline).await
     }
 
     async fn run(&self, path: &Uri, mut call: Try, deadline: Instant) -> Result<Response<UpstreamBody>, Failed> {
@@ -263,14 +260,17 @@ impl Target {
         deadline: Instant,
     ) -> Result<(Response<Incoming>, Flight), Missed> {
         let mut flight = replica.enter();
+        flight.traced = Traced::start(path, replica.address, &mut call.headers);
         let Ok(exchanged) = timeout_at(deadline, exchange(path, call, &replica)).await else {
             if flight.elapsed() >= FAIR_WAIT {
                 self.balance.failed(&replica);
             }
+            flight.traced.ended(Code::DeadlineExceeded);
             return Err(Missed::Expired);
         };
         match exchanged {
             Ok(response) => {
+                flight.traced.heard(response.headers());
                 let code = response.headers().get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
                 if code == Some(b"14") {
                     flight.failed();
@@ -288,6 +288,7 @@ impl Target {
             }
             Err(Gone { is_unsent, why, is_connect }) => {
                 flight.failed();
+                flight.traced.ended(Code::Unavailable);
                 // A server that leaves politely has not failed.
                 let failures = if is_connect || !is_unsent { self.balance.failed(&replica) } else { 0 };
                 let (upstream, address) = (&self.dial.name, replica.address);
@@ -310,7 +311,7 @@ fn accept(response: Response<Incoming>, flight: Flight, place: Place) -> Result<
         let status = format!("the service answered with HTTP {}", response.status().as_u16());
         return Err(Failed::Refused(Status::new(Code::Unavailable, status)));
     }
-    Ok(response.map(|body| UpstreamBody(Source::Call { body, _flight: flight, _place: place })))
+    Ok(response.map(|body| UpstreamBody(Source::Call { body, flight, _place: place })))
 }
 
 /// The answer to a call that has one message.

@@ -105,6 +105,11 @@ impl Changes {
         if old.step_up != new.step_up {
             self.note('~', name, &format!("step_up {} -> {}", old.step_up, new.step_up), new.step_up);
         }
+        if old.timeout != new.timeout {
+            let ms = |method: &Method| method.timeout.map_or(0, |timeout| timeout.as_millis());
+            let is_less = new.timeout.is_some_and(|less| old.timeout.is_none_or(|more| less < more));
+            self.note('~', name, &format!("timeout_ms {} -> {}", ms(old), ms(new)), is_less);
+        }
         if old.allow_unpaid != new.allow_unpaid {
             let how = format!("allow_unpaid {} -> {}", old.allow_unpaid, new.allow_unpaid);
             self.note('~', name, &how, old.allow_unpaid);

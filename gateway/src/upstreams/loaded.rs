@@ -123,6 +123,10 @@ impl Served {
     fn new(method: &Arc<Method>, target: Arc<Target>) -> Result<Self, Error> {
         let path = Uri::try_from(method.path.as_str()).expect("names of services and methods are plain");
         let handed_on = handed_on(method)?;
+        let streams = method.descriptor.is_client_streaming() || method.descriptor.is_server_streaming();
+        if streams && method.timeout.is_some() {
+            return Err(Error::Timeout { method: method.descriptor.full_name().to_owned() });
+        }
         let (label, codec) = (method.path.as_str().into(), Arc::new(Codec::of(&method.descriptor)));
         Ok(Self { method: method.clone(), target, path, handed_on, label, codec })
     }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: how one is reached (`dial`), the file that says so (`file`), its contract asked of itself
 //! (`reflect`), which methods go where at one moment (`loaded`) and how that is read anew (`load`); a call (`call`), each
-//! try of it (`attempt`), the address that it goes to (`balance`, `replica`), its connection (`connect`), how often it may
+//! try of it (`attempt`), the address that it goes to (`balance`, `replica`), its connection (`connect`, `link`) and span (`traced`), how often it may
 //! be sent again (`budget`) and how many there may be (`room`); what is served (`inspect`) and what would change
 //! (`compare`).
 
@@ -26,6 +26,10 @@ mod replica;
 
 mod connect;
 
+mod link;
+
+mod traced;
+
 mod budget;
 
 mod room;
@@ -39,7 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use dial::Dial;
 
-pub(crate) use call::{Answer, Failed, Retry, Target, UpstreamBody, expired, one, overloaded, remap};
+pub(crate) use call::{Answer, Failed, Target, UpstreamBody, expired, one, overloaded, remap};
 pub(crate) use file::{Stamp, Stamps, stamp};
 pub(crate) use load::{Loader, watch};
 pub(crate) use loaded::{Loaded, Own, Served};
@@ -50,11 +54,13 @@ pub(crate) use room::Room;
 pub(crate) struct Ground {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    /// Threads that have connections of their own: those that serve, and all others as one.
+    pub(crate) lanes: usize,
 }
 
 impl From<&Mesh> for Ground {
     fn from(mesh: &Mesh) -> Self {
-        Self { tasks: mesh.tasks.clone(), stop: mesh.stop.clone() }
+        Self { tasks: mesh.tasks.clone(), stop: mesh.stop.clone(), lanes: 1 }
     }
 }
 

@@ -4,13 +4,13 @@ use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use prost::Message;
 use tenon_proto::foreign;
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
-use super::call::{Failed, MAX_MESSAGE, Retry, Target, UpstreamBody, frame_of, unframe_first};
+use super::call::{Failed, MAX_MESSAGE, Target, UpstreamBody, frame_of, unframe_first};
 
 /// A whole look at a service.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -168,8 +168,7 @@ impl Asked<'_> {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         let body = frame_of(&Request { ask: Some(ask) });
-        let retry = Retry::Again(body.clone());
-        let opened = self.target.open(&path, headers, Body::new(Full::new(body)), self.deadline, retry).await;
+        let opened = self.target.whole(&path, headers, body, self.deadline, true).await;
         let response = opened.map_err(|failed| match failed {
             Failed::Refused(status) => Unanswered::Other(status.message().to_owned()),
             Failed::Expired => Unanswered::Away("it did not answer in time".to_owned()),

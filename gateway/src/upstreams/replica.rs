@@ -12,7 +12,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::connect::{Connector, Sender};
+use super::{connect::Connector, link::Sender, traced::Traced};
+use crate::workers;
 
 /// Time in which an old peak of latency loses two thirds of its weight.
 const DECAY_S: f64 = 10.0;
@@ -28,7 +29,9 @@ const MAX_OUT: Duration = Duration::from_secs(300);
 pub(super) struct Replica {
     pub(super) address: SocketAddr,
     pub(super) connector: Arc<Connector>,
+    /// Those of the first lane, then those of the next.
     slots: Box<[Slot]>,
+    lanes: usize,
     next: AtomicUsize,
     in_flight: AtomicUsize,
     state: Mutex<State>,
@@ -55,6 +58,7 @@ struct Slot {
 }
 
 impl Replica {
+    /// A replica to which the threads that serve have `connections` together, and every one of them one at least.
     pub(super) fn new(address: SocketAddr, connector: Arc<Connector>, connections: usize) -> Self {
         let state = State {
             latency: 0.0,
@@ -64,14 +68,18 @@ impl Replica {
             times_out: 0,
             out_until: None,
         };
-        let slots = (0..connections.max(1)).map(|_| Slot::default()).collect();
+        let lanes = connector.lanes();
+        let each = connections.div_ceil((lanes - 1).max(1)).max(1);
+        let slots = (0..each * lanes).map(|_| Slot::default()).collect();
         let (next, in_flight) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { address, connector, slots, next, in_flight, state: Mutex::new(state) }
+        Self { address, connector, slots, lanes, next, in_flight, state: Mutex::new(state) }
     }
 
-    /// A live connection, made if there is none.
+    /// A live connection of this thread's own, made if there is none.
     pub(super) async fn sender(&self) -> io::Result<Sender> {
-        let slot = &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()];
+        let (each, lane) = (self.slots.len() / self.lanes, workers::lane() % self.lanes);
+        let turn = if each == 1 { 0 } else { self.next.fetch_add(1, Ordering::Relaxed) % each };
+        let slot = &self.slots[lane * each + turn];
         if let Some(sender) = slot.open() {
             return Ok(sender);
         }
@@ -110,7 +118,7 @@ impl Replica {
     /// Counts a call until the guard is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Flight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Flight { replica: self.clone(), started: Instant::now(), is_measured: false }
+        Flight { replica: self.clone(), started: Instant::now(), is_measured: false, traced: Traced::default() }
     }
 
     fn measure(&self, seconds: f64) {
@@ -162,8 +170,11 @@ impl State {
 
 impl Slot {
     fn open(&self) -> Option<Sender> {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.as_ref().filter(|sender| !sender.is_closed()).cloned()
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        if sender.as_mut()?.is_closed() {
+            *sender = None;
+        }
+        sender.clone()
     }
 }
 
@@ -172,6 +183,7 @@ pub(super) struct Flight {
     pub(super) replica: Arc<Replica>,
     started: Instant,
     is_measured: bool,
+    pub(super) traced: Traced,
 }
 
 impl Flight {

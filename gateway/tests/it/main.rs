@@ -8,6 +8,7 @@ mod house;
 mod keyring;
 mod keys;
 mod limits;
+mod packed;
 mod pages;
 mod protocols;
 mod redis;

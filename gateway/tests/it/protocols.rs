@@ -110,6 +110,22 @@ async fn one_refusal_is_the_same_refusal_in_every_protocol() {
     }
 }
 
+#[tokio::test]
+async fn a_methods_own_timeout_holds_in_every_protocol() {
+    let house = House::open(&[]).await;
+    let hurry = ("GuardedService/Hurry", "/v1/hurry");
+    for tongue in ALL {
+        let heard = house.say(tongue, hurry.0, hurry.1, &[], &json!({ "text": "x" })).await;
+        let left = heard.seen("grpc-timeout").unwrap();
+        let micros: u64 = left.strip_suffix('u').unwrap().parse().unwrap();
+        assert!((1..=200_000).contains(&micros), "{tongue:?} {left}");
+        let heard = house.say(tongue, hurry.0, hurry.1, &[("grpc-timeout", "9S")], &json!({ "text": "slow" })).await;
+        assert_eq!((heard.code, heard.reason.as_str()), (4, "DEADLINE_EXCEEDED"), "{tongue:?}: the client's is longer");
+    }
+    let heard = house.say(Tongue::Grpc, hurry.0, hurry.1, &[("grpc-timeout", "50m")], &json!({ "text": "x" })).await;
+    assert!(heard.seen("grpc-timeout").unwrap().len() <= "50000u".len(), "the client's is shorter");
+}
+
 /// What the other protocols are compared with.
 fn house_less(heard: &Heard) -> Heard {
     Heard {

@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn every_rule_of_a_contract_becomes_a_route() {
         let routes = Routes::load(&contract()).unwrap();
-        assert_eq!(routes.iter().count(), 18);
+        assert_eq!(routes.iter().count(), 19);
         assert_eq!(find(&routes, "TRACE", "/any/thing/at/all"), "* /any/**");
         assert_eq!(find(&routes, "GET", "/v1/files/a/b/c.txt:read"), "GET /v1/files/{text=**}:read");
         assert!(Routes::load(&Contract::embedded()).unwrap().iter().count() > 15);

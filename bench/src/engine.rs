@@ -15,6 +15,7 @@ use sha2::Sha256;
 use crate::{
     faults,
     load::{Ask, Connection, Round, drive},
+    outage,
     process::{cpu, family},
     report::{Figure, Rounds},
     scenarios::{Ground, Plan, finished_run, get, idle, post, sign_up},
@@ -61,6 +62,10 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     }
     if plan.wants("resume") {
         figures.push(faults::resume(ground).await?);
+    }
+    // It takes minutes, and ends with the database.
+    if plan.only == "pgkill" {
+        figures.push(outage::pgkill(ground).await?);
     }
     // It takes minutes to sign them up.
     if plan.only == "quiet" {
@@ -306,11 +311,11 @@ async fn list(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         there = size;
         ground.mesh.sql(&format!(
             "insert into workflow.runs
-             select (jsonb_populate_record(r, jsonb_build_object(
+             select copy.* from generate_series(1, {more}) n, workflow.runs r, jsonb_populate_record(r, jsonb_build_object(
                  'id', overlay(gen_random_uuid()::text placing left(workflow.first_uuid(now() - n * interval '1 ms')::text, 13) from 1),
                  'state', case when n % 10 = 0 then 'FAILED' else 'SUCCEEDED' end, 'entity_id', 'customer-' || n % 1000,
-                 'created_at', now() - n * interval '1 ms'))).*
-             from generate_series(1, {more}) n, (select * from workflow.runs where workflow_id = 'bench' limit 1) r"
+                 'created_at', now() - n * interval '1 ms')) copy
+             where r.id = (select id from workflow.runs where workflow_id = 'bench' limit 1)"
         ))?;
         ground.mesh.sql("vacuum analyze workflow.runs")?;
         let count = ground.mesh.sql("select count(*) from workflow.runs")?;

@@ -7,6 +7,7 @@ mod engine;
 mod faults;
 mod load;
 mod mesh;
+mod outage;
 mod process;
 mod report;
 mod scenarios;
@@ -16,6 +17,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// What the mesh has: the codec and the controls are measured with it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs the scenarios in turns with the control and prints medians as a table, and as JSON on the last line.
 #[derive(Debug, Parser)]
@@ -29,7 +34,7 @@ struct Cli {
     /// Rounds of each scenario; the figures are medians over them
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only scenarios whose name begins with this: codec, route, start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet (only when named: it signs 1,000 tenants up)
+    /// Only scenarios whose name begins with this: codec, route, start, edge, login, ingest, run, worker, batch, hook, timers, list, sleep, neighbour, resume, pgbench, quiet and pgkill (only when named: the one signs 1,000 tenants up, the other kills Postgres 20 times)
     #[arg(long, default_value = "")]
     only: String,
     /// Runs of the scenarios that make many: timers, list, sleep, neighbour

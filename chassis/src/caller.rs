@@ -6,7 +6,7 @@ use tenon_proto::policy::Method;
 pub use tenon_proto::policy::grants;
 use tonic::{Code, Request};
 
-use crate::{Fault, SessionId, TenantId, UserId, directory::Tenant};
+use crate::{ApiKeyId, Fault, SessionId, TenantId, UserId, directory::Tenant};
 
 /// Who sent a call, as far as it was proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Principal {
     Anyone,
     /// A person of the caller's tenant.
     User { user: UserId, session: SessionId, amr: Vec<String>, auth_time: i64 },
+    /// A program with an API key of the caller's tenant.
+    Key { key: ApiKeyId },
     /// A service of the mesh.
     Service { name: String },
     /// The holder of the operator credential.
@@ -71,7 +73,7 @@ impl Caller {
     /// The user who calls.
     ///
     /// # Errors
-    /// PERMISSION_DENIED USER_REQUIRED when a service calls.
+    /// PERMISSION_DENIED USER_REQUIRED when a program or a service calls.
     pub fn user(&self) -> Result<(UserId, SessionId), Fault> {
         match self.principal {
             Principal::User { user, session, .. } => Ok((user, session)),

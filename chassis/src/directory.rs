@@ -32,6 +32,9 @@ const STALE_MS: i64 = 30_000;
 const MAX_SLUG: usize = 63;
 /// How long it is remembered that there is no such tenant.
 const ABSENT_LIFE: Duration = Duration::from_secs(2);
+const STALE_LIFE: Duration = Duration::from_millis(STALE_MS.unsigned_abs());
+/// Hosts at most that are remembered to be nobody's.
+const STRANGE: u64 = 10_000;
 
 /// Where a tenant is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +57,15 @@ pub struct Tenant {
     pub features: BTreeSet<String>,
     pub limits: BTreeMap<String, i64>,
     pub version: i64,
+    /// Verified hosts of its own, in lower case.
+    pub hosts: Vec<String>,
 }
 
 impl Tenant {
+    fn has(&self, host: &str) -> bool {
+        self.hosts.iter().any(|own| own == host)
+    }
+
     /// Lets calls of a tenant in good standing through.
     ///
     /// # Errors
@@ -102,6 +111,7 @@ impl TryFrom<DirectoryEntry> for Tenant {
             features: entry.features.into_iter().collect(),
             limits: entry.limits.into_iter().collect(),
             version: entry.version,
+            hosts: entry.hosts,
         })
     }
 }
@@ -121,6 +131,8 @@ pub struct Directory {
     by_id: Cache<TenantId, Known>,
     ids: Cache<String, TenantId>,
     absent: Cache<String, ()>,
+    /// Hosts that are nobody's, should the registry not be there to say so.
+    strange: Cache<String, ()>,
     /// Grows each time that a stream stands anew: what was fetched before may have missed a change.
     epoch: AtomicU64,
     alive_ms: AtomicI64,
@@ -135,6 +147,7 @@ impl Directory {
             by_id: Cache::new(CAPACITY),
             ids: Cache::new(CAPACITY),
             absent: Cache::builder().max_capacity(CAPACITY).time_to_live(ABSENT_LIFE).build(),
+            strange: Cache::builder().max_capacity(STRANGE).time_to_live(STALE_LIFE).build(),
             epoch: AtomicU64::new(0),
             alive_ms: AtomicI64::new(i64::MIN),
         })
@@ -160,6 +173,28 @@ impl Directory {
             return Ok(known.tenant);
         }
         self.lookup(format!("slug {slug}"), Key::Slug(slug.to_owned()), id).await
+    }
+
+    /// The tenant that has proved that a host is its own; `None` when nobody has.
+    ///
+    /// # Errors
+    /// UNAVAILABLE as `by_id`.
+    pub async fn by_host(&self, host: &str) -> Result<Option<Arc<Tenant>>, Fault> {
+        // No slug has a dot, and each of these hosts has one.
+        let id = self.ids.get(host);
+        let has_it = |known: &Known| self.is_fresh(known) && known.tenant.has(host);
+        if let Some(known) = id.and_then(|id| self.by_id.get(&id)).filter(has_it) {
+            return Ok(Some(known.tenant));
+        }
+        match self.lookup(format!("host {host}"), Key::Host(host.to_owned()), id).await {
+            Ok(tenant) => Ok(tenant.has(host).then_some(tenant)),
+            Err(fault) if fault.code == Code::Unavailable && !self.strange.contains_key(host) => Err(fault),
+            Err(fault) if fault.code == Code::Unavailable => Ok(None),
+            Err(_) => {
+                self.strange.insert(host.to_owned(), ());
+                Ok(None)
+            }
+        }
     }
 
     fn is_fresh(&self, known: &Known) -> bool {
@@ -209,6 +244,11 @@ impl Directory {
         self.absent.invalidate(&tenant.id.to_string());
         self.absent.invalidate(&format!("slug {}", tenant.slug));
         self.ids.insert(tenant.slug.clone(), tenant.id);
+        for host in &tenant.hosts {
+            self.strange.invalidate(host);
+            self.absent.invalidate(&format!("host {host}"));
+            self.ids.insert(host.clone(), tenant.id);
+        }
         let kept = self.by_id.entry(tenant.id).and_upsert_with(|old| match old.map(moka::Entry::into_value) {
             Some(old) if old.tenant.version > known.tenant.version => old,
             _ => known,

@@ -19,7 +19,7 @@ static DEEDS: LazyLock<Mutex<std::collections::HashMap<String, (String, u32)>>> 
 ///
 /// # Errors
 /// FAILPOINT, when the place was told to.
-pub async fn at(place: &'static str) -> Result<(), Fault> {
+pub async fn at(place: &str) -> Result<(), Fault> {
     match cfg!(debug_assertions).then(|| due(place)).flatten().as_deref() {
         Some("kill") => std::process::abort(),
         Some("error") => return Err(Fault::new(tonic::Code::Unavailable, "FAILPOINT", place)),
@@ -27,6 +27,20 @@ pub async fn at(place: &'static str) -> Result<(), Fault> {
         _ => {}
     }
     Ok(())
+}
+
+/// Does what a method commits, or a service for itself, between the places `WHO.before` and `WHO.after`: of a method by its
+/// path, `/tenon.auth.v1.UserService/CreateUser.before`; of a service by its name, `auth.after`.
+///
+/// # Errors
+/// Those of the commit, and FAILPOINT when a place was told to fail.
+pub async fn around<E: From<Fault>>(who: &str, commit: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+    if !cfg!(debug_assertions) {
+        return commit.await;
+    }
+    at(&format!("{who}.before")).await?;
+    commit.await?;
+    Ok(at(&format!("{who}.after")).await?)
 }
 
 fn due(place: &str) -> Option<String> {

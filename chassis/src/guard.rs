@@ -8,7 +8,7 @@ use tenon_proto::{options::v1::policy::Access, policy::Method};
 use tonic::Code;
 
 use crate::{
-    Caller, Clock, Fault, TenantId,
+    Caller, Clock, Fault, TenantId, api_key,
     caller::{Principal, grants},
     directory::{Directory, Tenant, unknown},
     secret::Secret,
@@ -17,6 +17,8 @@ use crate::{
 
 /// Carries the operator credential.
 pub const OPERATOR_KEY: HeaderName = HeaderName::from_static("x-operator-key");
+/// Carries an API key, as `authorization: Bearer` does.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Travels beside the token for people and logs; must agree with it.
 pub const TENANT_ID: HeaderName = HeaderName::from_static("x-tenant-id");
 /// A second factor counts as recent for 5 minutes.
@@ -76,11 +78,14 @@ impl Guard {
         let mut caller = match self.verified(headers).await? {
             Claims::User(claims) => {
                 let invalid = |_| unauthenticated("INVALID_TOKEN", "the token's subject or session is not one of ours");
-                let principal = Principal::User {
-                    user: claims.sub.parse().map_err(invalid)?,
-                    session: claims.sid.parse().map_err(invalid)?,
-                    amr: claims.amr.clone(),
-                    auth_time: claims.auth_time,
+                let principal = match claims.sub.strip_prefix(api_key::SUBJECT) {
+                    Some(key) => Principal::Key { key: key.parse().map_err(invalid)? },
+                    None => Principal::User {
+                        user: claims.sub.parse().map_err(invalid)?,
+                        session: claims.sid.parse().map_err(invalid)?,
+                        amr: claims.amr.clone(),
+                        auth_time: claims.auth_time,
+                    },
                 };
                 let tenant_id = tenant_of(Some(&claims.tid))?;
                 Caller { principal, tenant_id, roles: claims.roles.clone(), ..anonymous(method) }
@@ -110,11 +115,16 @@ impl Guard {
                 .with("feature", feature)
                 .with("plan", &tenant.plan));
         }
-        if let (true, Principal::User { amr, auth_time, .. }) = (method.step_up, &caller.principal) {
-            let recent = self.clock.unix() < auth_time + STEP_UP_S;
-            if !(recent && amr.iter().any(|how| how == "mfa")) {
-                return Err(denied("STEP_UP_REQUIRED", "this needs a second factor given within the last 5 minutes"));
+        let is_stepped_up = match &caller.principal {
+            Principal::User { amr, auth_time, .. } => {
+                self.clock.unix() < auth_time + STEP_UP_S && amr.iter().any(|how| how == "mfa")
             }
+            // A key has no second factor.
+            Principal::Key { .. } => false,
+            _ => true,
+        };
+        if method.step_up && !is_stepped_up {
+            return Err(denied("STEP_UP_REQUIRED", "this needs a second factor given within the last 5 minutes"));
         }
         Ok(())
     }
@@ -142,7 +152,12 @@ impl Guard {
 
     async fn verified(&self, headers: &HeaderMap) -> Result<Claims, Fault> {
         let missing = || unauthenticated("TOKEN_REQUIRED", "send authorization: Bearer with an access token");
-        self.verifier.verify(bearer(headers)?.ok_or_else(missing)?, self.audience).await
+        let token = bearer(headers)?;
+        if token.map_or(headers.contains_key(API_KEY), |token| token.starts_with(api_key::PREFIX)) {
+            let message = "API keys are for the edge; on a service's own port send a token: tenon token SERVICE";
+            return Err(unauthenticated("API_KEY_AT_SERVICE", message));
+        }
+        self.verifier.verify(token.ok_or_else(missing)?, self.audience).await
     }
 }
 

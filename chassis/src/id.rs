@@ -84,6 +84,7 @@ macro_rules! id {
 id!(TenantId, "ten", "A tenant.");
 id!(UserId, "usr", "A user of one tenant.");
 id!(SessionId, "ses", "A user's session.");
+id!(ApiKeyId, "apk", "An API key of one tenant.");
 id!(EventId, "evt", "An event on the bus.");
 
 #[cfg(test)]

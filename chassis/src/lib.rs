@@ -1,7 +1,7 @@
 //! What every process of the mesh shares: one way to be called, to call, to be someone, to keep data and to be seen.
 //!
-//! In reading order: the small words (`clock`, `id`, `fault`, `secret`, `paging`, `config`), who calls (`token`,
-//! `directory`, `caller`, `guard`), what is kept (`db`, `bus`, `pulse`), how calls travel (`server`, `client`, `mesh`),
+//! In reading order: the small words (`clock`, `id`, `fault`, `secret`, `paging`, `config`), who calls (`api_key`,
+//! `token`, `directory`, `caller`, `guard`), what is kept (`db`, `bus`, `pulse`), how calls travel (`server`, `client`, `mesh`),
 //! what is seen and bounded (`telemetry`, `limit`), and where tests make it fail (`fail`).
 
 pub mod clock;
@@ -11,6 +11,7 @@ pub mod id;
 pub mod paging;
 pub mod secret;
 
+pub mod api_key;
 pub mod caller;
 pub mod directory;
 pub mod guard;
@@ -33,5 +34,5 @@ pub use caller::Caller;
 pub use clock::Clock;
 pub use db::{Db, SystemTx, TenantTx};
 pub use fault::Fault;
-pub use id::{EventId, SessionId, TenantId, UserId};
+pub use id::{ApiKeyId, EventId, SessionId, TenantId, UserId};
 pub use mesh::Mesh;

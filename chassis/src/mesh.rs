@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use redis::aio::ConnectionManager;
 use tenon_proto::{
-    auth::v1::key_service_client::KeyServiceClient, policy::Contract,
+    auth::v1::{api_key_service_client::ApiKeyServiceClient, key_service_client::KeyServiceClient},
+    policy::Contract,
     tenant::v1::directory_service_client::DirectoryServiceClient,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,6 +35,8 @@ pub struct Shared {
     pub key: Arc<MeshKey>,
     pub directory: Arc<Directory>,
     pub verifier: Arc<Verifier>,
+    /// What knows API keys: the edge asks it.
+    pub api_keys: ApiKeyServiceClient<Peer>,
     pub sealer: Sealer,
     pub bus: Bus,
     pub limiter: Arc<Limiter>,
@@ -85,6 +88,7 @@ impl Mesh {
         };
         let directory = Directory::new(clock.clone(), DirectoryServiceClient::new(peer("tenant")));
         let verifier = Arc::new(Verifier::new(key.clone(), clock.clone(), KeyServiceClient::new(peer("auth"))));
+        let api_keys = ApiKeyServiceClient::new(peer("auth"));
         let bus = match &config.nats_url {
             Some(url) => Bus::JetStream(Box::new(JetStream::connect(url).await?)),
             None => Bus::Outbox,
@@ -108,6 +112,7 @@ impl Mesh {
             key,
             directory,
             verifier,
+            api_keys,
             sealer,
             bus,
             limiter,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::db::store;
 
 /// Channels that are listened to.
-const CHANNELS: [&str; 4] = [crate::bus::CHANNEL, "tenon_directory", "tenon_runs", "tenon_tasks"];
+const CHANNELS: [&str; 5] = [crate::bus::CHANNEL, "tenon_directory", "tenon_api_keys", "tenon_runs", "tenon_tasks"];
 /// Beats of one channel closer than this are one beat: NOTIFY takes a lock that all commits share.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Beats that a slow listener may lag behind; it is then told that it lost some.

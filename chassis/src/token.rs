@@ -30,12 +30,12 @@ const REFETCH_AFTER_S: i64 = 5;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UserClaims {
     pub iss: String,
-    /// `usr_...`
+    /// `usr_...`, or `key:apk_...` for a program
     pub sub: String,
     pub aud: String,
     /// The tenant, `ten_...`
     pub tid: String,
-    /// The session, `ses_...`
+    /// The session, `ses_...`; empty for a program
     pub sid: String,
     pub roles: Vec<String>,
     /// How the user signed in (RFC 8176).

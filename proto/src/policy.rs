@@ -172,18 +172,45 @@ impl Contract {
     }
 }
 
+/// What a member may do besides reading.
+const MEMBERS: &str = "workflow.runs.";
+
 /// Whether roles grant a permission, `service.resources.verb`. `admin` grants everything, `member` runs workflows and
-/// reads, `viewer` reads.
+/// reads, `viewer` reads; what has a dot is no role but a permission itself, or all of a prefix: `workflow.runs.*`.
 #[must_use]
 pub fn grants(roles: &[String], permission: &str) -> bool {
     let verb = permission.rsplit('.').next().unwrap_or_default();
     let reads = matches!(verb, "get" | "list" | "preview");
     roles.iter().any(|role| match role.as_str() {
         "admin" => true,
-        "member" => reads || permission.starts_with("workflow.runs."),
+        "member" => reads || permission.starts_with(MEMBERS),
         "viewer" => reads,
-        _ => false,
+        own => match prefix(own) {
+            Some(prefix) => permission.starts_with(prefix),
+            None => own.contains('.') && own == permission,
+        },
     })
+}
+
+/// Whether roles grant all that another role or permission grants: nobody hands on more than he has.
+#[must_use]
+pub fn includes(roles: &[String], wanted: &str) -> bool {
+    let is_role = |name: &str| roles.iter().any(|role| role == name);
+    match prefix(wanted) {
+        _ if is_role("admin") || is_role(wanted) => true,
+        // All below a prefix: of what members may, or of a longer right of one's own.
+        Some(all) => {
+            (is_role("member") && all.starts_with(MEMBERS))
+                || roles.iter().filter_map(|role| prefix(role)).any(|own| all.starts_with(own))
+        }
+        None if wanted.contains('.') => grants(roles, wanted),
+        None => wanted == "viewer" && is_role("member"),
+    }
+}
+
+/// `workflow.runs.` of `workflow.runs.*`.
+fn prefix(permission: &str) -> Option<&str> {
+    permission.strip_suffix('*').filter(|prefix| prefix.len() > 1 && prefix.ends_with('.'))
 }
 
 fn add(pool: &mut DescriptorPool, file: &FileDescriptor) {
@@ -273,5 +300,42 @@ mod tests {
         assert!(has("member", "workflow.runs.create") && !has("member", "workflow.workflows.create"));
         assert!(has("viewer", "workflow.runs.list") && !has("viewer", "workflow.runs.cancel"));
         assert!(!has("", "workflow.runs.get"));
+        assert!(
+            has("workflow.runs.create", "workflow.runs.create") && !has("workflow.runs.create", "workflow.runs.get")
+        );
+        assert!(has("workflow.runs.*", "workflow.runs.get") && !has("workflow.runs.*", "workflow.workflows.get"));
+        assert!(!has("*", "workflow.runs.get") && !has(".*", "x") && !has("workflow.runs*", "workflow.runs.get"));
+    }
+
+    #[test]
+    fn nobody_hands_on_more_than_he_has() {
+        let includes = |role: &str, wanted| includes(&[role.to_owned()], wanted);
+        for (role, wanted) in [
+            ("admin", "admin"),
+            ("admin", "billing.*"),
+            ("admin", "shop.orders.place"),
+            ("member", "member"),
+            ("member", "viewer"),
+            ("member", "workflow.runs.*"),
+            ("member", "workflow.runs.cancel"),
+            ("viewer", "billing.usage.get"),
+            ("workflow.*", "workflow.runs.*"),
+            ("workflow.runs.*", "workflow.runs.create"),
+        ] {
+            assert!(includes(role, wanted), "{role} has {wanted}");
+        }
+        for (role, wanted) in [
+            ("member", "admin"),
+            ("viewer", "member"),
+            ("member", "workflow.*"),
+            ("viewer", "workflow.runs.*"),
+            ("viewer", "workflow.runs.create"),
+            ("workflow.runs.*", "workflow.*"),
+            ("workflow.runs.create", "workflow.runs.*"),
+            ("workflow.runs.*", "viewer"),
+            ("viewer", ""),
+        ] {
+            assert!(!includes(role, wanted), "{role} has not {wanted}");
+        }
     }
 }

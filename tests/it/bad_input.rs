@@ -101,6 +101,8 @@ pub(crate) fn nobodys() -> BTreeMap<&'static str, String> {
         ("endpoints/*", "endpoints/nobodys".to_owned()),
         ("endpoints/*/deliveries/*", format!("endpoints/nobodys/deliveries/del_{digits}")),
         ("secrets/*", "secrets/nobodys".to_owned()),
+        ("domains/*", "domains/nobodys.test".to_owned()),
+        ("api-keys/*", format!("api-keys/apk_{digits}")),
         ("approvals/*", format!("approvals/{digits}")),
         ("*", "nobody".to_owned()),
     ])

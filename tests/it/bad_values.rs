@@ -39,6 +39,41 @@ fn users() -> Cases {
     ]
 }
 
+fn api_keys() -> Cases {
+    let key = |name: &str, more: Value| {
+        let mut key = json!({ "displayName": name, "roles": ["viewer"] });
+        key.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        key
+    };
+    let with = |more: Value| key("ci", more);
+    let permissions = |permission: &str| with(json!({ "permissions": ["workflow.runs.get", permission] }));
+    let mut cases = vec![
+        (json!({}), "display_name"),
+        (key(" ", json!({})), "display_name"),
+        (key("a\u{0}b", json!({})), "display_name"),
+        (key(&"x".repeat(101), json!({})), "display_name"),
+        (json!({ "displayName": "ci" }), "roles"),
+        (with(json!({ "roles": ["root"] })), "roles[0]"),
+        (with(json!({ "roles": ["viewer", "workflow.runs.get"] })), "roles[1]"),
+        (with(json!({ "permissions": vec!["a.b"; 51] })), "permissions"),
+        (with(json!({ "expireTime": "2001-01-01T00:00:00Z" })), "expire_time"),
+        (with(json!({ "expireTime": "9999-12-31T23:59:59Z" })), "expire_time"),
+    ];
+    let long = format!("a.{}", "b".repeat(128));
+    let wrong = ["", "*", "admin", "A.b", "a..b", "a.*.b", "workflow.runs.fly", "auth.key.*", "a.b\u{0}", &*long];
+    cases.extend(wrong.map(|permission| (permissions(permission), "permissions[1]")));
+    cases
+}
+
+fn domains() -> Cases {
+    let long = format!("{}.test", "a".repeat(64));
+    let hosts =
+        ["", "acme", "localhost", "shop.localhost", "https://a.test", "a.test:80", "a.test/x", "*.a.test", "a_b.test"];
+    let more = ["1.2.3.4", "[::1]", "-a.test", "a..test", "a b.test", "a\u{0}.test", &*long];
+    let case = |host: &str| (json!({ "hostname": host }), "hostname");
+    hosts.into_iter().chain(more).map(case).chain([(json!({}), "hostname")]).collect()
+}
+
 fn sign_ups() -> Cases {
     let sign_up = |tenant: Value, admin: Value| json!({ "tenant": tenant, "admin": admin });
     let tenant = |name: &str, slug: &str, region: &str| json!({ "displayName": name, "slug": slug, "region": region });
@@ -217,6 +252,8 @@ async fn every_field_has_its_limits() {
     let ground = Ground::lay().await;
     let mut faults = Vec::new();
     check(&ground, "/v1/users", Tenant, users(), &mut faults).await;
+    check(&ground, "/v1/api-keys", Tenant, api_keys(), &mut faults).await;
+    check(&ground, "/v1/domains", Tenant, domains(), &mut faults).await;
     check(&ground, "/v1/tenants:onboard", Public, sign_ups(), &mut faults).await;
     check(&ground, "/v1/auth/login", Public, logins(), &mut faults).await;
     check(&ground, "/v1/usage:ingest", Tenant, usage(), &mut faults).await;

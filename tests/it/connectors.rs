@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Backends, Mesh, Outside, Tenant, eventually, text};
+use crate::harness::{Backends, Mesh, Outside, Tenant, eventually, reason, text};
 
 const SECRET: &str = "sk_live_4eC39HqLyjWDarjtT1zdp7dc";
 
@@ -44,6 +44,10 @@ impl Stage {
     async fn run(&self, resource: &str, arguments: Value) -> Value {
         let task =
             json!({ "Type": "Task", "Resource": resource, "Arguments": arguments, "TimeoutSeconds": 5, "End": true });
+        self.run_of(task).await
+    }
+
+    async fn run_of(&self, task: Value) -> Value {
         let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "A", "States": { "A": task } });
         let body = json!({ "workflowId": "one-task", "definition": definition });
         let (status, workflow) = self.mesh.post("/v1/workflows", &self.token, &body).await;
@@ -51,7 +55,7 @@ impl Stage {
         let (status, run) = self.mesh.post("/v1/runs", &self.token, &json!({ "workflow": "one-task" })).await;
         assert_eq!(status, StatusCode::OK, "{run}");
         let name = text(&run["name"]);
-        eventually(&format!("{resource} ends"), || async {
+        eventually("the task ends", || async {
             let (_, run) = self.mesh.get(&format!("/v1/{name}"), &self.token).await;
             run["endTime"].is_string().then_some(run)
         })
@@ -157,9 +161,17 @@ async fn mail_models_and_events_reach_their_peers_once() {
     assert!(sent.contains(&format!("Message-ID: {id}")) && sent.contains("From: Shop <no-reply@acme.test>"), "{sent}");
     let to = |to: &str| json!({ "to": to, "subject": "x" });
     assert_eq!(stage.error("email:send", to("eve@refused.test")).await, "Email.Refused");
+    // What is asked to come again fails in another way than what is refused, and comes through with a Retry.
+    assert_eq!(stage.error("email:send", to("ada@busy.test")).await, "Email.Unavailable");
+    assert_eq!(stage.run("email:send", to("ada@busy.test")).await["state"], "SUCCEEDED");
     assert_eq!(stage.error("email:send", to("nobody")).await, "INVALID_ARGUMENTS");
     assert_eq!(stage.error("email:send", to("{% 'a@b.test\\r\\nBcc: eve@evil.test' %}")).await, "INVALID_ARGUMENTS");
-    assert_eq!(stage.mail.seen().len(), 1, "{:?}", stage.mail.seen());
+    let mut again = json!({ "Type": "Task", "Resource": "email:send", "Arguments": to("bob@busy.test"), "End": true });
+    again["Retry"] = json!([{ "ErrorEquals": ["Email.Unavailable"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let run = stage.run_of(again).await;
+    assert_eq!(run["state"], "SUCCEEDED", "{run}");
+    let sent = stage.mail.seen().into_iter().filter(|mail| mail.contains("Message-ID")).count();
+    assert_eq!(sent, 3, "{:?}", stage.mail.seen());
 
     let account = json!({ "base_url": stage.url("/v1"), "api_key": SECRET }).to_string();
     stage.secret("openai", &account, &[]).await;
@@ -180,7 +192,7 @@ async fn mail_models_and_events_reach_their_peers_once() {
     );
     assert!(!stage.is_kept(SECRET).await, "the key is in the history, the events or the log");
     stage.metered("ai_tokens", "42").await;
-    stage.metered("connector_calls", "2").await;
+    stage.metered("connector_calls", "4").await;
 
     let arguments = json!({ "subject": "orders/7", "data": { "total": 42 } });
     let run = stage.run("event:shop.order.paid.v1", arguments).await;
@@ -190,6 +202,87 @@ async fn mail_models_and_events_reach_their_peers_once() {
     assert_eq!(rows.len(), 1, "{rows:?}");
     assert_eq!(text(&run["output"]["id"]), format!("evt_{}", rows[0].0.replace('-', "")));
     assert_eq!((rows[0].1.as_str(), rows[0].2.as_str()), ("orders/7", "{\"total\": 42}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sent_to_who_cannot_prove_its_name() {
+    let (trusted, stranger) = (Outside::tls("outside").await, Outside::tls("stranger").await);
+    let authority = format!("{}/certs/outside-ca.pem", env!("CARGO_MANIFEST_DIR"));
+    let networks = ("TENON_WORKFLOW_HTTP_ALLOW_CIDRS", "127.0.0.1/32");
+    let (web, mail) = (Outside::web().await, Outside::mail().await);
+    let mesh = Mesh::start_with(Backends::Embedded, &[networks, ("TENON_WORKFLOW_HTTP_CA", &authority)]).await;
+    let Tenant { token, .. } = mesh.onboard("proved").await;
+    let stage = Stage { mesh, web, mail, token };
+    stage.secret("key", SECRET, &["127.0.0.1"]).await;
+    let call = |to: &Outside| {
+        let url = format!("https://127.0.0.1:{}/echo", to.port);
+        json!({ "url": url, "headers": { "Authorization": "Bearer ${secrets.key}" } })
+    };
+    let run = stage.run("http:invoke", call(&trusted)).await;
+    assert_eq!(run["state"], "SUCCEEDED", "{run}");
+    assert!(trusted.seen()[0].contains(SECRET), "{:?}", trusted.seen());
+    let chat = |to: &Outside| {
+        json!({ "base_url": format!("https://127.0.0.1:{}/v1", to.port), "api_key": SECRET }).to_string()
+    };
+    stage.secret("good", &chat(&trusted), &[]).await;
+    stage.secret("bad", &chat(&stranger), &[]).await;
+    let ask =
+        |secret: &str| json!({ "secret": secret, "model": "m", "messages": [{ "role": "user", "content": "?" }] });
+    assert_eq!(stage.run("llm:chat", ask("good")).await["state"], "SUCCEEDED");
+    // Its certificate is of the same authority, and for another name.
+    let run = stage.run("http:invoke", call(&stranger)).await;
+    assert_eq!(run["error"], "Http.ConnectionFailed", "{run}");
+    assert!(text(&run["cause"]).contains("certificate"), "{run}");
+    assert_eq!(stage.error("llm:chat", ask("bad")).await, "Http.ConnectionFailed");
+    assert_eq!(stranger.seen(), Vec::<String>::new());
+
+    // Nobody trusts the authority by itself.
+    let mesh = Mesh::start_with(Backends::Embedded, &[networks]).await;
+    let Tenant { token, .. } = mesh.onboard("unproved").await;
+    let stage = Stage { mesh, token, ..stage };
+    stage.secret("key", SECRET, &["127.0.0.1"]).await;
+    assert_eq!(stage.error("http:invoke", call(&trusted)).await, "Http.ConnectionFailed");
+    assert_eq!(trusted.seen().len(), 2, "{:?}", trusted.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_template_needs_and_is_not_there_is_told() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let Tenant { token, .. } = mesh.onboard("needy").await;
+    let call = json!({ "Type": "Task", "Resource": "http:invoke", "Next": "Child",
+        "Arguments": { "url": "https://x.test", "headers": { "Authorization": "Bearer ${secrets.key}" } } });
+    let task = |resource: &str, next: &str| json!({ "Type": "Task", "Resource": resource, "Next": next });
+    let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Call", "States": {
+        "Call": call, "Child": task("workflow:child", "Self"), "Self": task("workflow:needs", "End"), "End": { "Type": "Succeed" }
+    } });
+    let expected = json!([
+        { "field": "definition/States/Call/Arguments/headers/Authorization",
+          "reason": "there is no secret key; make it with CreateSecret" },
+        { "field": "definition/States/Child/Resource", "reason": "there is no workflow child; publish it with CreateWorkflow" },
+    ]);
+    let mut body = json!({ "workflowId": "needs", "definition": definition, "refuseMissing": true });
+    let (status, refused) = mesh.post("/v1/workflows", &token, &body).await;
+    assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "INVALID_DEFINITION"), "{refused}");
+    assert!(refused.to_string().contains("definition/States/Child/Resource"), "{refused}");
+    let (_, verdict) = mesh.post("/v1/workflows:validate", &token, &body).await;
+    assert_eq!((&verdict["valid"], &verdict["faults"], &verdict["warnings"]), (&json!(false), &expected, &json!([])));
+    body["refuseMissing"] = json!(false);
+    let (_, verdict) = mesh.post("/v1/workflows:validate", &token, &body).await;
+    assert_eq!((&verdict["valid"], &verdict["faults"], &verdict["warnings"]), (&json!(true), &json!([]), &expected));
+    let (status, workflow) = mesh.post("/v1/workflows", &token, &body).await;
+    assert_eq!((status, &workflow["warnings"]), (StatusCode::OK, &expected), "{workflow}");
+    // Another tenant's are nobody else's.
+    let other = mesh.onboard("needless").await;
+    for (maker, left) in [(&other.token, 2), (&token, 0)] {
+        let (status, answer) = mesh.post("/v1/secrets", maker, &json!({ "secretId": "key", "value": "v" })).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let child = json!({ "StartAt": "A", "States": { "A": { "Type": "Succeed" } } });
+        let (status, answer) =
+            mesh.post("/v1/workflows", maker, &json!({ "workflowId": "child", "definition": child })).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let (_, verdict) = mesh.post("/v1/workflows:validate", &token, &body).await;
+        assert_eq!(verdict["warnings"].as_array().map(Vec::len), Some(left), "{verdict}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,5 +318,20 @@ async fn a_template_whose_tasks_cannot_work_is_not_published() {
             shown.contains(&format!("definition/States/A/{field}\"")) && shown.contains(why),
             "{resource}: {answer}"
         );
+    }
+    // Parameters of JSONPath are looked at as Arguments of JSONata are.
+    for (resource, parameters, field) in [
+        (
+            "grpc:tenon.billing.v1.UsageService/IngestUsage",
+            json!({ "events": [{ "metre.$": "$.m" }] }),
+            "events/0/metre.$",
+        ),
+        ("http:invoke", json!({ "url.$": "$.url", "metod": "GET" }), "metod"),
+    ] {
+        let task = json!({ "Type": "Task", "Resource": resource, "Parameters": parameters, "End": true });
+        let body = json!({ "workflowId": "faulty", "definition": { "StartAt": "A", "States": { "A": task } } });
+        let (status, answer) = mesh.post("/v1/workflows", &token, &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{resource}: {answer}");
+        assert!(answer.to_string().contains(&format!("definition/States/A/Parameters/{field}\"")), "{answer}");
     }
 }

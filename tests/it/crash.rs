@@ -7,6 +7,7 @@ mod owners;
 mod program;
 mod signups;
 mod verifier;
+mod writes;
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, postgres::PgRow};
 use tokio::sync::Mutex;

@@ -261,7 +261,12 @@ impl Stage {
         })
         .await;
         let secret = made("/v1/secrets", json!({ "secretId": "bravo", "value": "the value of bravo" })).await;
+        let key = json!({ "displayName": "bravo", "roles": ["viewer"] });
+        let key = made("/v1/api-keys", key).await;
+        let domain = made("/v1/domains", json!({ "hostname": "shop.bravo.test" })).await;
         let resources = BTreeMap::from([
+            ("domains/*", domain),
+            ("api-keys/*", key),
             ("secrets/*", secret),
             ("approvals/*", approval),
             ("tenants/*", bravo.name.clone()),

@@ -112,6 +112,12 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         let secret = json!({ "secretId": "key", "value": tenant.slug });
         let (status, answer) = mesh.post("/v1/secrets", &tenant.token, &secret).await;
         assert!(status.is_success(), "{answer}");
+        let key = json!({ "displayName": tenant.slug, "roles": ["viewer"] });
+        let (status, answer) = mesh.post("/v1/api-keys", &tenant.token, &key).await;
+        assert!(status.is_success(), "{answer}");
+        let domain = json!({ "hostname": format!("{}.test", tenant.slug) });
+        let (status, answer) = mesh.post("/v1/domains", &tenant.token, &domain).await;
+        assert!(status.is_success(), "{answer}");
         held_run(mesh, tenant).await;
         eventually("the run is counted, so every table has a row", || async {
             let (_, usage) = mesh.get("/v1/usage", &tenant.token).await;

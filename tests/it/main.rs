@@ -5,6 +5,7 @@
 mod harness;
 
 mod activities;
+mod api_keys;
 mod approvals;
 mod bad_input;
 mod bad_values;
@@ -14,6 +15,7 @@ mod crash;
 mod deploy;
 mod dev;
 mod doctor;
+mod domains;
 mod edge_command;
 mod events;
 mod every_method;

@@ -248,3 +248,103 @@ fn a_definition_comes_from_standard_input_too() {
     );
     assert_eq!(report["events"][2]["timestamp"], "2030-02-03T04:06:06.000Z");
 }
+
+#[test]
+fn a_history_is_written_as_step_functions_writes_it() {
+    let desk = Desk::new();
+    let sync = json!({
+        "Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2", "TimeoutSeconds": 9,
+        "Parameters": {"Name": "n"}, "Assign": {"out.$": "$.Output"}, "Next": "Each"
+    });
+    let each = json!({
+        "Type": "Map", "ItemsPath": "$.Output", "End": true,
+        "ItemProcessor": {"StartAt": "L", "States": {"L": {
+            "Type": "Task", "Resource": "arn:aws:lambda:us-east-1:1:function:f", "End": true
+        }}}
+    });
+    let definition = desk.put("d.json", &json!({"StartAt": "Sync", "States": {"Sync": sync, "Each": each}}));
+    let mocks = json!({"Sync": [{"return": {"Output": [7]}}], "L": [{"return": "ok"}]});
+    let mocks = desk.put("mocks.json", &mocks);
+    let report = desk.simulate(&[&definition, "--mocks", &mocks, "--history", "step-functions"], 0);
+    let told: Vec<(&str, Value)> = report["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| {
+            let mut fields = event.as_object().unwrap().clone();
+            for name in ["id", "previousEventId", "timestamp"] {
+                assert!(fields.remove(name).is_some());
+            }
+            fields.remove("type");
+            (event["type"].as_str().unwrap(), Value::Object(fields))
+        })
+        .collect();
+    assert_eq!(told[1..], as_step_functions_tells());
+}
+
+fn as_step_functions_tells() -> Vec<(&'static str, Value)> {
+    let whole = json!({"truncated": false});
+    let service = |more: Value| {
+        let mut details = json!({"resourceType": "states", "resource": "startExecution.sync:2"});
+        details.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        details
+    };
+    let answered = json!({"output": r#"{"Output":[7]}"#, "outputDetails": whole});
+    let input = |name: &str, input: &str| json!({"stateEnteredEventDetails": {"name": name, "input": input, "inputDetails": whole}});
+    vec![
+        ("TaskStateEntered", input("Sync", "{}")),
+        (
+            "TaskScheduled",
+            json!({"taskScheduledEventDetails": service(json!({
+                "region": "us-east-1", "parameters": r#"{"Name":"n"}"#, "timeoutInSeconds": 9
+            }))}),
+        ),
+        ("TaskStarted", json!({"taskStartedEventDetails": service(json!({}))})),
+        ("TaskSubmitted", json!({"taskSubmittedEventDetails": service(answered.clone())})),
+        ("TaskSucceeded", json!({"taskSucceededEventDetails": service(answered)})),
+        (
+            "TaskStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "Sync", "output": r#"{"Output":[7]}"#, "outputDetails": whole,
+                "assignedVariables": {"out": "[7]"}, "assignedVariablesDetails": whole
+            }}),
+        ),
+        ("MapStateEntered", input("Each", r#"{"Output":[7]}"#)),
+        ("MapStateStarted", json!({"mapStateStartedEventDetails": {"length": 1}})),
+        ("MapIterationStarted", json!({"mapIterationStartedEventDetails": {"name": "Each", "index": 0}})),
+        ("TaskStateEntered", input("L", "7")),
+        (
+            "LambdaFunctionScheduled",
+            json!({"lambdaFunctionScheduledEventDetails": {
+                "resource": "arn:aws:lambda:us-east-1:1:function:f", "input": "7", "inputDetails": whole
+            }}),
+        ),
+        ("LambdaFunctionStarted", json!({})),
+        (
+            "LambdaFunctionSucceeded",
+            json!({"lambdaFunctionSucceededEventDetails": {
+                "output": r#""ok""#, "outputDetails": whole
+            }}),
+        ),
+        (
+            "TaskStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "L", "output": r#""ok""#, "outputDetails": whole
+            }}),
+        ),
+        ("MapIterationSucceeded", json!({"mapIterationSucceededEventDetails": {"name": "Each", "index": 0}})),
+        ("MapStateSucceeded", json!({})),
+        (
+            "MapStateExited",
+            json!({"stateExitedEventDetails": {
+                "name": "Each", "output": r#"["ok"]"#, "outputDetails": whole
+            }}),
+        ),
+        (
+            "ExecutionSucceeded",
+            json!({"executionSucceededEventDetails": {
+                "output": r#"["ok"]"#, "outputDetails": whole
+            }}),
+        ),
+    ]
+}

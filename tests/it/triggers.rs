@@ -367,3 +367,40 @@ async fn an_event_starts_a_run_once() {
         assert_eq!((second.len(), &second[0]["input"]["after"]), (2, &again["name"]), "{second:?}");
     }
 }
+
+/// Two workflows of which each tells what starts the other, by an event of their own or by their ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn workflows_that_start_each_other_come_to_an_end() {
+    for (backends, told_by_end) in [(Backends::Embedded, false), (Backends::Full, false), (Backends::Embedded, true)] {
+        let mesh = Mesh::start_with(backends, &[("TENON_WORKFLOW_EVENT_CHAIN", "4")]).await;
+        let Tenant { token, .. } = mesh.onboard("rings").await;
+        for (own, other) in [("ping", "pong"), ("pong", "ping")] {
+            let tell =
+                json!({ "Type": "Task", "Resource": format!("event:shop.{own}.v1"), "Parameters": {}, "End": true });
+            let definition = json!({ "StartAt": "Tell", "States": { "Tell": tell } });
+            let definition = if told_by_end { echo() } else { definition };
+            let (kind, filter) = if told_by_end {
+                ("tenon.workflow.run.succeeded.v1".to_owned(), format!("event.data.workflow == 'workflows/{other}'"))
+            } else {
+                (format!("shop.{other}.v1"), String::new())
+            };
+            let on = json!({ "event": { "type": kind, "filter": filter } });
+            publish(&mesh, &token, own, &definition, &json!({ "triggers": [on] })).await;
+        }
+        // What says that a ring has ended begins none.
+        let on = json!({ "event": { "type": "tenon.workflow.trigger.*" } });
+        publish(&mesh, &token, "eager", &echo(), &json!({ "triggers": [on] })).await;
+        let (_, run) = mesh.post("/v1/runs", &token, &json!({ "workflow": "ping" })).await;
+        let mut owner = mesh.database.owner().await;
+        let stopped = "select data::text from mesh.outbox where type = 'tenon.workflow.trigger.stopped.v1'";
+        let told: String = eventually("the ring ends", async || {
+            sqlx::query_scalar(stopped).fetch_optional(&mut mesh.database.owner().await).await.expect("it can be read")
+        })
+        .await;
+        assert!(told.contains("EVENT_CHAIN_TOO_LONG") && told.contains("workflows/pong"), "{run}: {told}");
+        let sql = "select count(*) from workflow.runs";
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut owner).await.expect("it can be read");
+        assert_eq!(count, 5, "one by hand and four by events");
+        assert!(mesh.log("all").contains("EVENT_CHAIN_TOO_LONG"));
+    }
+}

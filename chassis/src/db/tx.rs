@@ -16,7 +16,7 @@ use super::{Db, Error, store};
 use crate::{
     Caller, TenantId,
     bus::{self, Event},
-    telemetry,
+    fail, telemetry,
 };
 
 /// A connection inside a transaction. A handler may be dropped at any await (its client went away), so the connection
@@ -159,11 +159,15 @@ impl TenantTx {
         if !events.is_empty() {
             store::insert_events(&mut self, &events).await?;
         }
-        self.open.commit().await?;
-        if !events.is_empty() {
-            self.pulse.beat(bus::CHANNEL);
-        }
-        Ok(())
+        let Self { open, pulse, caller, .. } = self;
+        let commit = async {
+            open.commit().await?;
+            if !events.is_empty() {
+                pulse.beat(bus::CHANNEL);
+            }
+            Ok(())
+        };
+        fail::around(&caller.method.path, commit).await
     }
 }
 
@@ -177,6 +181,7 @@ fn lock_of(service: &str, tenant: TenantId, key: &str) -> i64 {
 #[derive(Debug)]
 pub struct SystemTx {
     open: Open,
+    service: &'static str,
     pulse: crate::pulse::Pulse,
     emitted: bool,
 }
@@ -184,7 +189,7 @@ pub struct SystemTx {
 impl SystemTx {
     pub(super) async fn begin(db: &Db, pool: &PgPool) -> Result<Self, Error> {
         let open = Open::begin(pool, "begin").await?;
-        Ok(Self { open, pulse: db.pulse.clone(), emitted: false })
+        Ok(Self { open, service: db.service, pulse: db.pulse.clone(), emitted: false })
     }
 
     /// Adds events of any tenants, published if this transaction commits.
@@ -210,12 +215,15 @@ impl SystemTx {
     /// # Errors
     /// When the commit fails; then nothing was written.
     pub async fn commit(self) -> Result<(), Error> {
-        let Self { open, pulse, emitted } = self;
-        open.commit().await?;
-        if emitted {
-            pulse.beat(bus::CHANNEL);
-        }
-        Ok(())
+        let Self { open, service, pulse, emitted } = self;
+        let commit = async {
+            open.commit().await?;
+            if emitted {
+                pulse.beat(bus::CHANNEL);
+            }
+            Ok(())
+        };
+        fail::around(service, commit).await
     }
 }
 

@@ -4,9 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tenon_workflow::simulate::{Mocks, Start, simulate};
+use tenon_workflow::simulate::{Form, Mocks, Start, simulate};
 
 use super::{INVALID, invalid, source};
 
@@ -45,9 +45,21 @@ pub(crate) struct Settings {
     /// What random numbers and UUIDs are made from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How events are written
+    #[arg(long, value_enum, default_value_t = History::Plain)]
+    history: History,
     /// Print JSON for people
     #[arg(long)]
     pretty: bool,
+}
+
+/// The forms of a history.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum History {
+    /// Details of every type as JSON values under the name `details`
+    Plain,
+    /// As GetExecutionHistory of Step Functions: `taskScheduledEventDetails` and so on, with JSON in strings
+    StepFunctions,
 }
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
@@ -67,7 +79,10 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
         stem.and_then(|stem| stem.split('.').next().map(str::to_owned)).filter(|stem| !stem.is_empty() && stem != "-");
     let name = settings.state_machine.clone().or(stem).unwrap_or_else(|| "StateMachine".to_owned());
     let report = simulate(&machine, mocks, Start { name, input, at: settings.at, seed: settings.seed });
-    let json = report.to_json();
+    let json = report.to_json(match settings.history {
+        History::Plain => Form::Plain,
+        History::StepFunctions => Form::StepFunctions,
+    });
     if settings.pretty {
         println!("{json:#}");
     } else {

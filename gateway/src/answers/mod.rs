@@ -66,6 +66,7 @@ impl Key {
             Principal::Anyone => "anyone".to_owned(),
             Principal::Operator => "operator".to_owned(),
             Principal::User { user, .. } => user.to_string(),
+            Principal::Key { key } => format!("key:{key}"),
             Principal::Service { name } => format!("svc:{name}"),
         };
         let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();

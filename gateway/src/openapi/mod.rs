@@ -21,6 +21,9 @@ pub(crate) use page::{Page, find as find_page};
 /// The header with the operator's credential.
 const OPERATOR_KEY: &str = "x-operator-key";
 
+/// The header with an API key.
+const API_KEY: &str = "x-api-key";
+
 /// The document of a contract's routes. The same contract gives the same bytes.
 #[must_use]
 pub fn document(contract: &Contract, routes: &Routes) -> Value {
@@ -59,7 +62,9 @@ pub fn document(contract: &Contract, routes: &Routes) -> Value {
             "responses": { "Error": error_response() },
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                            "description": "The access token of a login; it names the tenant." },
+                            "description": "The access token of a login; it names the tenant. An API key (tnk_...) is taken here too." },
+                "apiKey": { "type": "apiKey", "in": "header", "name": API_KEY,
+                            "description": "An API key of the tenant's (tnk_...), instead of a token." },
                 "operator": { "type": "apiKey", "in": "header", "name": OPERATOR_KEY,
                               "description": "The credential of whoever operates the mesh." },
             },

@@ -276,7 +276,7 @@ fn security(method: &Method) -> Value {
     match method.access {
         Access::Public => json!([]),
         Access::Operator => json!([{ "operator": [] }]),
-        Access::Tenant | Access::Mesh | Access::Unspecified => json!([{ "bearer": [] }]),
+        Access::Tenant | Access::Mesh | Access::Unspecified => json!([{ "bearer": [] }, { "apiKey": [] }]),
     }
 }
 

@@ -35,7 +35,7 @@ fn every_route_is_an_operation() {
     assert!(start["description"].as_str().unwrap().contains("`workflow.runs.create`"));
     assert_eq!(
         (&start["security"], &start["tags"]),
-        (&json!([{ "bearer": [] }]), &json!(["tenon.workflow.v1.RunService"]))
+        (&json!([{ "bearer": [] }, { "apiKey": [] }]), &json!(["tenon.workflow.v1.RunService"]))
     );
     assert_eq!(parameters(start, "header"), ["Idempotency-Key"]);
     let body = &start["requestBody"]["content"]["application/json"]["schema"]["$ref"];

@@ -308,7 +308,9 @@ impl Edge {
             (Access::Operator, _) if !ask.served.target.dial.is_foreign => {
                 metadata::copy(&[OPERATOR_KEY], headers, out);
             }
-            (Access::Tenant, Principal::User { .. }) => metadata::copy(&[header::AUTHORIZATION], headers, out),
+            (Access::Tenant, Principal::User { .. } | Principal::Key { .. }) => {
+                metadata::copy(&[header::AUTHORIZATION], headers, out);
+            }
             _ => {
                 let token = self.mesh.key.mint(PART, &ask.served.target.dial.audience, tenant, &caller.roles);
                 let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a JWT is printable ASCII");

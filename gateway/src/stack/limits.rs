@@ -1,11 +1,15 @@
 //! Rate limits of an address, of a tenant and of its users, and the headers that tell how much is left
 //! (draft-ietf-httpapi-ratelimit-headers-10).
 
-use std::{fmt::Write, net::IpAddr, time::Duration};
+use std::{
+    fmt::{Display, Write},
+    net::IpAddr,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tenon_chassis::{
-    Fault, UserId,
+    Fault,
     directory::Tenant,
     limit::{Decision, Limiter, Quota},
 };
@@ -56,14 +60,14 @@ impl Draws {
         take(self.tenant.insert(Draw { policy: names.tenant, quota, decision }))
     }
 
-    /// Nothing is drawn where neither the plan nor a setting bounds one user.
+    /// Nothing is drawn where neither the plan nor a setting bounds one user; an API key is one.
     pub(super) fn user(
         &mut self,
         limiter: &Limiter,
         rates: &Rates,
         class: Rate,
         tenant: &Tenant,
-        user: UserId,
+        user: &dyn Display,
     ) -> Result<(), Fault> {
         let names = names(class);
         let Some(quota) = rates.user(class, tenant.limits.get(names.user_plan).copied()) else { return Ok(()) };

@@ -1,13 +1,15 @@
 //! The edge stack: what every request goes through on its way to a service and back.
 //!
 //! In order: request id and client address, protocol, preflight, route or method, span, the address's limit, the host's
-//! tenant, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
+//! tenant, an API key exchanged for a token, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
 
 mod protocol;
 
 mod peer;
 
 mod request;
+
+mod credential;
 
 mod accept;
 
@@ -43,6 +45,8 @@ mod relay;
 
 mod body;
 
+mod answer;
+
 mod seen;
 
 mod counts;
@@ -76,6 +80,7 @@ use self::{
     forward::{Admitted, Answered, Ask},
     limits::Draws,
     line::Line,
+    peer::Named,
     protocol::Protocol,
     relay::{Form, Relay, Shape},
     seen::Seen,
@@ -83,6 +88,7 @@ use self::{
 };
 use crate::{
     answers::Answers,
+    api_keys::ApiKeys,
     config::Config,
     errors::Refusal,
     openapi::{self, Page},
@@ -102,14 +108,8 @@ pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-rep
 /// Characters of a request id that a client chooses.
 const MAX_REQUEST_ID: usize = 64;
 const HOOKS: &str = "/hooks/";
-/// One year, as the preload lists ask for.
-const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000; includeSubDomains");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// What a page that a service answers with may do: be styled, and send a form back to where it came from.
-const PAGE_CSP: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The edge, ready to answer.
 pub(crate) struct Edge {
@@ -124,6 +124,7 @@ pub(crate) struct Edge {
     room: Room,
     meter: Meter,
     answers: Arc<Answers>,
+    api_keys: Arc<ApiKeys>,
     /// Where work goes on that no connection waits for.
     home: Handle,
 }
@@ -140,7 +141,9 @@ impl Edge {
         let (guard, cors) = (mesh.guard(PART), Cors::new(&config.cors_origins));
         let (slots, draining, room) = (Slots::default(), OnceLock::new(), Room::new(config.edge_max_requests));
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, home: Handle::current() }
+        let (api_keys, home) = (ApiKeys::new(&mesh), Handle::current());
+        mesh.tasks.spawn(api_keys.clone().watch(mesh.stop.clone()));
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys, home }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -173,7 +176,7 @@ impl Edge {
             Ok(Step::Own(path)) => Box::pin(self.own(&loaded, path, &seen, &mut draws, &headers, body)).await,
             Ok(Step::Call(ask)) => {
                 let span = seen.span(&headers);
-                self.call(&ask, &mut seen, &mut draws, &headers, body).instrument(span).await
+                self.call(&ask, &mut seen, &mut draws, &mut headers, body).instrument(span).await
             }
             Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client) {
                 Ok(()) => Err(refusal),
@@ -188,61 +191,6 @@ impl Edge {
             answer => answer,
         };
         self.answer(answer, &loaded, seen, &draws, &headers)
-    }
-
-    fn answer(
-        &self,
-        answer: Result<Answered, Refusal>,
-        loaded: &Loaded,
-        mut seen: Seen,
-        draws: &Draws,
-        asked: &HeaderMap,
-    ) -> Response<AnswerBody> {
-        match answer {
-            Ok(Answered::Stream(response, mut relay)) => {
-                let mut response = response;
-                draws.write(response.headers_mut());
-                self.finish(response.headers_mut(), &seen, asked);
-                seen.line = Some(relay.line.clone());
-                if relay.is_over() {
-                    seen.ended(None);
-                }
-                relay.seen = Some(seen);
-                response.map(|()| AnswerBody::stream(relay.into_body()))
-            }
-            Ok(Answered::Passed(passed)) => {
-                seen.ended(passed.told.as_ref());
-                let mut response = passed.into_response(seen.protocol, &loaded.contract.pool);
-                draws.write(response.headers_mut());
-                self.finish(response.headers_mut(), &seen, asked);
-                seen.gave(response.body().len());
-                response
-            }
-            whole => {
-                let mut response = match whole {
-                    Ok(Answered::Whole(response)) => {
-                        seen.succeeded(response.status());
-                        response
-                    }
-                    Ok(Answered::Stream(..) | Answered::Passed(_)) => unreachable!("they are answered above"),
-                    Err(refusal) => {
-                        let told = refusal.told();
-                        seen.ended(Some(&told));
-                        seen.protocol.refuse(&told, &loaded.contract.pool)
-                    }
-                };
-                draws.write(response.headers_mut());
-                self.finish(response.headers_mut(), &seen, asked);
-                if seen.verb == Verb::HEAD {
-                    // As GET would have answered, without the body.
-                    let length = HeaderValue::from(response.body().len());
-                    response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
-                    return response.map(|_| AnswerBody::whole(Bytes::new()));
-                }
-                seen.gave(response.body().len());
-                response.map(AnswerBody::whole)
-            }
-        }
     }
 
     /// A client's own request id, or a new one.
@@ -355,7 +303,7 @@ impl Edge {
         ask: &Ask<'_>,
         seen: &mut Seen,
         draws: &mut Draws,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
         body: Incoming,
     ) -> Result<Answered, Refusal> {
         seen.upstream = Some(ask.served.target.clone());
@@ -385,15 +333,19 @@ impl Edge {
         ask: &Ask<'_>,
         seen: &mut Seen,
         draws: &mut Draws,
-        headers: &HeaderMap,
+        headers: &mut HeaderMap,
     ) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
         draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client)?;
+        self.exchanged(method, seen, draws, headers).await?;
         let admitted = self.admit(ask, seen, headers).await?;
         if let (Some(tenant), false) = (&admitted.caller.tenant, method.access == Access::Public) {
             draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant)?;
-            if let Principal::User { user, .. } = admitted.caller.principal {
-                draws.user(&self.mesh.limiter, &self.config.rates, method.rate, tenant, user)?;
+            let (limiter, rates) = (&self.mesh.limiter, &self.config.rates);
+            match admitted.caller.principal {
+                Principal::User { user, .. } => draws.user(limiter, rates, method.rate, tenant, &user)?,
+                Principal::Key { key } => draws.user(limiter, rates, method.rate, tenant, &key)?,
+                _ => {}
             }
         }
         Ok(admitted)
@@ -441,10 +393,11 @@ impl Edge {
     /// Proves the caller, and that the host's tenant is the token's.
     async fn admit(&self, ask: &Ask<'_>, seen: &mut Seen, headers: &HeaderMap) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
-        let slug = peer::slug(&seen.uri, headers, &self.mesh.config.domain)?;
-        let host = match slug {
-            Some(slug) if method.access != Access::Operator => Some(self.mesh.directory.by_slug(&slug).await?),
-            _ => None,
+        let host = match peer::named(&seen.uri, headers, &self.mesh.config.domain)? {
+            _ if method.access == Access::Operator => None,
+            Named::Slug(slug) => Some(self.mesh.directory.by_slug(&slug).await?),
+            Named::Host(host) => self.mesh.directory.by_host(&host).await?,
+            Named::Nobody => None,
         };
         let caller = self.guard.admit(method, headers).await?;
         seen.principal = Some(caller.principal.clone());
@@ -462,27 +415,6 @@ impl Edge {
             _ => {}
         }
         Ok(Admitted { caller, host, slot: None })
-    }
-
-    /// The headers that every answer carries.
-    fn finish(&self, to: &mut HeaderMap, seen: &Seen, asked: &HeaderMap) {
-        to.insert(REQUEST_ID, seen.request_id.clone());
-        if seen.protocol == Protocol::Grpc {
-            // What follows is for browsers, which do not speak it.
-            return;
-        }
-        to.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        to.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        to.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        let is_page = to.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-        let csp =
-            HeaderValue::from_static(if is_page { PAGE_CSP } else { "default-src 'none'; frame-ancestors 'none'" });
-        // The reference page has one of its own; a service's is never passed on.
-        to.entry(header::CONTENT_SECURITY_POLICY).or_insert(csp);
-        if self.config.public_https || self.config.edge_tls_cert.is_some() {
-            to.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
-        }
-        self.cors.write(asked, to);
     }
 }
 

@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderName, Uri, header::HOST};
 use crate::errors::Refusal;
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Characters of a DNS label.
+/// Characters of a DNS label, and of a name.
 const MAX_LABEL: usize = 63;
+const MAX_HOST: usize = 253;
 
 /// A range of addresses: `10.0.0.0/8`, `::1/128`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +82,19 @@ pub(super) fn limited_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The slug in a host `<slug>.<domain>`; `None` for the domain itself and for every other host.
-pub(super) fn slug<'r>(uri: &'r Uri, headers: &'r HeaderMap, domain: &str) -> Result<Option<Cow<'r, str>>, Refusal> {
+/// What a host says of the tenant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Named<'r> {
+    /// Nothing: the mesh's own domain, an address, a single label.
+    Nobody,
+    /// `<slug>.<domain>`
+    Slug(Cow<'r, str>),
+    /// Another name, in lower case: a tenant's own, perhaps.
+    Host(Cow<'r, str>),
+}
+
+/// What the host of a request names.
+pub(super) fn named<'r>(uri: &'r Uri, headers: &'r HeaderMap, domain: &str) -> Result<Named<'r>, Refusal> {
     let malformed = || Refusal::invalid("INVALID_HOST", "host", "must be sent once");
     let mut hosts = headers.get_all(HOST).iter();
     let named = hosts.next().map(|host| host.to_str().map_err(|_| malformed())).transpose()?;
@@ -90,20 +102,38 @@ pub(super) fn slug<'r>(uri: &'r Uri, headers: &'r HeaderMap, domain: &str) -> Re
         return Err(malformed());
     }
     // The authority of the request line outranks the header (RFC 9110 section 7.2).
-    let Some(host) = uri.host().or(named) else { return Ok(None) };
+    let Some(host) = uri.host().or(named) else { return Ok(Named::Nobody) };
     let host = if host.ends_with(']') { host } else { host.rsplit_once(':').map_or(host, |(host, _)| host) };
     let host = host.strip_suffix('.').unwrap_or(host);
-    let Some(split) = host.len().checked_sub(domain.len()) else { return Ok(None) };
-    let Some((label, end)) = host.split_at_checked(split) else { return Ok(None) };
+    let Some(label) = below(host, domain) else {
+        return Ok(if is_name(host) { Named::Host(lower(host)) } else { Named::Nobody });
+    };
+    let is_label = !label.is_empty() && label.len() <= MAX_LABEL && !label.contains('.');
+    Ok(if is_label { Named::Slug(lower(label)) } else { Named::Nobody })
+}
+
+/// What stands before a domain and its dot; nothing for the domain itself, `None` for every other host.
+fn below<'h>(host: &'h str, domain: &str) -> Option<&'h str> {
+    let (label, end) = host.split_at_checked(host.len().checked_sub(domain.len())?)?;
     if !end.eq_ignore_ascii_case(domain) {
-        return Ok(None);
+        return None;
     }
-    let Some(label) = label.strip_suffix('.') else { return Ok(None) };
-    if label.is_empty() || label.len() > MAX_LABEL || label.contains('.') {
-        return Ok(None);
-    }
-    let lower = label.bytes().any(|byte| byte.is_ascii_uppercase());
-    Ok(Some(if lower { label.to_ascii_lowercase().into() } else { label.into() }))
+    if label.is_empty() { Some(label) } else { label.strip_suffix('.') }
+}
+
+/// Whether somebody could own a host: labels with dots between them, and no address.
+fn is_name(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.len() <= MAX_HOST
+        && host.contains('.')
+        && host.bytes().all(plain)
+        && last.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+fn lower(text: &str) -> Cow<'_, str> {
+    let is_upper = text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_upper { text.to_ascii_lowercase().into() } else { text.into() }
 }
 
 #[cfg(test)]
@@ -146,32 +176,40 @@ mod tests {
     }
 
     #[test]
-    fn a_host_names_a_tenant_when_it_is_one_label_of_the_domain() {
+    fn a_host_names_a_tenant_by_its_label_or_is_its_own() {
+        let slug = |slug: &'static str| Named::Slug(slug.into());
+        let own = |host: &'static str| Named::Host(host.into());
         for (host, domain, expected) in [
-            ("acme.localhost", "localhost", Some("acme")),
-            ("ACME.LocalHost:8080", "localhost", Some("acme")),
-            ("acme.localhost.", "localhost", Some("acme")),
-            ("localhost:8080", "localhost", None),
-            ("127.0.0.1:8080", "localhost", None),
-            ("[::1]:8080", "localhost", None),
-            ("[::1]", "localhost", None),
-            ("a.b.localhost", "localhost", None),
-            ("xlocalhost", "localhost", None),
-            (".localhost", "localhost", None),
-            ("acme.app.example.com", "app.example.com", Some("acme")),
-            ("acme.evil.com", "app.example.com", None),
-            ("", "localhost", None),
+            ("acme.localhost", "localhost", slug("acme")),
+            ("ACME.LocalHost:8080", "localhost", slug("acme")),
+            ("acme.localhost.", "localhost", slug("acme")),
+            ("localhost:8080", "localhost", Named::Nobody),
+            ("127.0.0.1:8080", "localhost", Named::Nobody),
+            ("[::1]:8080", "localhost", Named::Nobody),
+            ("[::1]", "localhost", Named::Nobody),
+            ("a.b.localhost", "localhost", Named::Nobody),
+            ("xlocalhost", "localhost", Named::Nobody),
+            (".localhost", "localhost", Named::Nobody),
+            ("acme.app.example.com", "app.example.com", slug("acme")),
+            ("app.example.com", "app.example.com", Named::Nobody),
+            ("shop.Acme.com:443", "app.example.com", own("shop.acme.com")),
+            ("shop.acme.com.", "localhost", own("shop.acme.com")),
+            ("xapp.example.com", "app.example.com", own("xapp.example.com")),
+            ("edge", "localhost", Named::Nobody),
+            ("10.1", "localhost", Named::Nobody),
+            ("a_b.acme.com", "localhost", Named::Nobody),
+            ("", "localhost", Named::Nobody),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());
             let uri = Uri::from_static("/v1/x");
-            assert_eq!(slug(&uri, &headers, domain).unwrap().as_deref(), expected, "{host}");
+            assert_eq!(named(&uri, &headers, domain).unwrap(), expected, "{host}");
         }
         let uri = Uri::from_static("http://acme.localhost:8080/v1/x");
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "other.localhost".parse().unwrap());
-        assert_eq!(slug(&uri, &headers, "localhost").unwrap().as_deref(), Some("acme"));
+        assert_eq!(named(&uri, &headers, "localhost").unwrap(), slug("acme"));
         headers.append(HOST, "third.localhost".parse().unwrap());
-        assert!(slug(&uri, &headers, "localhost").is_err());
+        assert!(named(&uri, &headers, "localhost").is_err());
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tenon_chassis::{
     client::{GRPC_TIMEOUT, IDEMPOTENCY_KEY, parse_timeout},
-    guard::{OPERATOR_KEY, TENANT_ID},
+    guard::{API_KEY, OPERATOR_KEY, TENANT_ID},
     telemetry::TRACEPARENT,
 };
 use tenon_proto::policy::Method;
@@ -180,6 +180,7 @@ fn is_media(headers: &HeaderMap, wanted: &dyn Fn(&str) -> bool) -> bool {
 /// The headers that a method wants to see as they came; the name of one that it may not have.
 pub(crate) fn handed_on(method: &Method) -> Result<Vec<HeaderName>, String> {
     let own = [
+        API_KEY,
         header::AUTHORIZATION,
         header::CONNECTION,
         header::CONTENT_LENGTH,

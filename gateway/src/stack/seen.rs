@@ -144,6 +144,7 @@ impl Seen {
             Principal::Anyone => "anyone".to_owned(),
             Principal::Operator => "operator".to_owned(),
             Principal::User { user, .. } => user.to_string(),
+            Principal::Key { key } => format!("key:{key}"),
             Principal::Service { name } => format!("svc:{name}"),
         });
         let streamed = self.line.as_ref().map_or(0, |line| line.received());

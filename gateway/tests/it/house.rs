@@ -36,7 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 
-use crate::talker;
+use crate::{keyring::Keyring, talker};
 
 pub(crate) const ACME: &str = "ten_01890000000070008000000000000001";
 pub(crate) const GLOBEX: &str = "ten_01890000000070008000000000000002";
@@ -60,6 +60,7 @@ pub(crate) struct House {
     pub(crate) edge: tokio::task::JoinHandle<()>,
     /// Calls that the service was made to drop before it had answered.
     pub(crate) cut: Arc<AtomicUsize>,
+    pub(crate) keyring: Arc<Keyring>,
     used: Mutex<Receiver<Used>>,
 }
 
@@ -114,25 +115,26 @@ impl House {
         let settings = Settings::parse_from(fixed.iter().chain(&urls).chain(flags));
         let limits = accept::Limits::from(&settings.mesh);
         let (pool, cut) = (contract.clone(), Arc::new(AtomicUsize::new(0)));
-        let dropped = cut.clone();
+        let (dropped, clock) = (cut.clone(), Clock::default());
+        let keyring = Keyring::new(clock.clone());
+        let keys = keyring.clone();
         let service = tower::service_fn(move |request: Request<Incoming>| {
-            let (pool, dropped) = (pool.clone(), dropped.clone());
+            let (pool, dropped, keys) = (pool.clone(), dropped.clone(), keys.clone());
             let cut = Cut::new(&dropped);
             async move {
-                let answer = serve(&pool, request, &dropped).await.unwrap_or_else(Status::into_http);
+                let answer = serve(&pool, request, &dropped, &keys).await.unwrap_or_else(Status::into_http);
                 cut.answered();
                 Ok::<_, Infallible>(answer)
             }
         });
         tokio::spawn(accept::serve(listener, service, limits, CancellationToken::new()));
-        let clock = Clock::default();
         let mesh = Mesh::join(settings.mesh, clock.clone()).await.unwrap();
         let upstream = |prefix: &str, url: &str| Upstream::new(prefix, "everything", url).unwrap();
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
         let mut gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
         let (address, used) = (gateway.address().unwrap(), Mutex::new(gateway.usage().unwrap()));
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Ok(Self { address, clock, stop, edge, cut, used })
+        Ok(Self { address, clock, stop, edge, cut, keyring, used })
     }
 
     /// What the edge has counted since this was asked last.
@@ -205,13 +207,17 @@ impl House {
             "sid": "ses_01890000000070008000000000000009", "roles": roles, "amr": ["pwd"], "auth_time": now,
             "iat": now, "exp": now + 900,
         });
-        let seed = (0..32).map(|at| u8::from_str_radix(&SEED[2 * at..2 * at + 2], 16).unwrap());
-        let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
-        der.extend(seed);
-        let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::EdDSA) };
-        let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(&der)).unwrap();
-        format!("Bearer {token}")
+        format!("Bearer {}", sign(&claims))
     }
+}
+
+/// A token with these claims, under the key of every tenant here.
+pub(crate) fn sign(claims: &Json) -> String {
+    let seed = (0..32).map(|at| u8::from_str_radix(&SEED[2 * at..2 * at + 2], 16).unwrap());
+    let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+    der.extend(seed);
+    let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::EdDSA) };
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_ed_der(&der)).unwrap()
 }
 
 /// Counts when it is dropped without an answer.
@@ -249,6 +255,7 @@ async fn serve(
     contract: &Arc<Contract>,
     request: Request<Incoming>,
     cut: &Arc<AtomicUsize>,
+    keys: &Keyring,
 ) -> Result<Response<Body>, Status> {
     let (parts, body) = request.into_parts();
     if parts.uri.path().starts_with("/everything.v1.StreamService/") {
@@ -264,6 +271,9 @@ async fn serve(
             Ok(reply(&Jwks { keys: vec![Jwk { kty, crv, x, kid, alg, r#use }] }.encode_to_vec()))
         }
         path => {
+            if let Some(answer) = keys.serve(path, message.clone()).await {
+                return answer;
+            }
             let Some(method) = contract.method(path) else { return Err(Status::unimplemented("no such method")) };
             echo(DynamicMessage::decode(method.descriptor.input(), message).unwrap(), &parts.headers).await
         }

@@ -1,9 +1,11 @@
 //! The edge in front of a service that answers with what it was asked.
 
+mod api_keys;
 mod edge;
 mod edge_tls;
 mod hostile;
 mod house;
+mod keyring;
 mod keys;
 mod limits;
 mod packed;

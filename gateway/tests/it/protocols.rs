@@ -264,7 +264,7 @@ async fn twenty_spellings_of_internal_headers_stay_outside() {
         ("grpc-encoding-x", "gzip"),
         ("grpc_status", "0"),
         ("cookie", "a=b"),
-        ("x-api-key", "k"),
+        ("x_api_key", "k"),
         ("proxy-authorization", "x"),
         ("content_type", "x"),
         ("traceparent_", "x"),

@@ -20,6 +20,15 @@ pub struct Config {
     /// Seconds that a refresh token and its session live without use
     #[arg(long, env = "TENON_REFRESH_TOKEN_S", default_value_t = 2_592_000, value_parser = clap::value_parser!(u32).range(3600..))]
     pub refresh_token_s: u32,
+    /// Days that an API key lives when its maker does not say
+    #[arg(long, env = "TENON_API_KEY_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub api_key_days: u32,
+    /// Days that an API key may live at most
+    #[arg(long, env = "TENON_API_KEY_MAX_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub api_key_max_days: u32,
+    /// API keys that one tenant may have
+    #[arg(long, env = "TENON_API_KEYS", default_value_t = 100)]
+    pub api_keys: u32,
     /// Passwords hashed at once: each takes a core for some 16 ms and 19 MiB
     #[arg(long, env = "TENON_HASH_CONCURRENCY", default_value_t = 2)]
     pub hash_concurrency: usize,

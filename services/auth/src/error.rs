@@ -19,6 +19,12 @@ pub enum Error {
     UserNotFound,
     #[error("there is no such tenant")]
     TenantNotFound,
+    #[error("the API key is not valid: it is unknown, has expired or was revoked")]
+    ApiKeyInvalid,
+    #[error("there is no such API key")]
+    ApiKeyNotFound,
+    #[error("the tenant has as many API keys as it may; delete some, those that have expired count too")]
+    TooManyApiKeys,
     #[error("too many passwords are being checked; try again")]
     Busy,
     #[error("a signing key does not open under this master key")]
@@ -47,6 +53,9 @@ impl From<Error> for Status {
             Error::EmailTaken => (Code::AlreadyExists, "EMAIL_TAKEN"),
             Error::UserNotFound => (Code::NotFound, "USER_NOT_FOUND"),
             Error::TenantNotFound => (Code::NotFound, "TENANT_NOT_FOUND"),
+            Error::ApiKeyInvalid => (Code::Unauthenticated, "API_KEY_INVALID"),
+            Error::ApiKeyNotFound => (Code::NotFound, "API_KEY_NOT_FOUND"),
+            Error::TooManyApiKeys => (Code::ResourceExhausted, "TOO_MANY_API_KEYS"),
             Error::Busy => {
                 let fault = Fault::new(Code::ResourceExhausted, "LOGIN_BUSY", message);
                 return fault.retry_after(Duration::from_secs(1)).into();

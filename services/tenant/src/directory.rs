@@ -21,11 +21,18 @@ const BACKLOG: usize = 1_024;
 /// What watchers are told.
 #[derive(Debug, Clone)]
 enum News {
-    Changed(Box<Tenant>),
+    Changed(Box<Entry>),
     /// It changed, but how could not be read.
     Forget(TenantId),
     /// Changes may have been missed: watchers start anew.
     Gap,
+}
+
+/// A tenant with the hosts of its own that are verified.
+#[derive(Debug, Clone)]
+struct Entry {
+    tenant: Tenant,
+    hosts: Vec<String>,
 }
 
 /// Follows the registry's table for all watchers of this process.
@@ -59,8 +66,8 @@ impl Directory {
 
     async fn read(&self, payload: &str) -> News {
         let Ok(id) = payload.parse::<Uuid>().map(TenantId::from) else { return News::Gap };
-        match self.find(Some(id), None).await {
-            Ok(Some(tenant)) => News::Changed(Box::new(tenant)),
+        match self.find(Some(id), None, None).await {
+            Ok(Some(entry)) => News::Changed(Box::new(entry)),
             Ok(None) => News::Forget(id),
             Err(error) => {
                 tracing::warn!(tenant.id = %id, %error, "a changed tenant could not be read");
@@ -69,10 +76,14 @@ impl Directory {
         }
     }
 
-    async fn find(&self, id: Option<TenantId>, slug: Option<&str>) -> Result<Option<Tenant>, Error> {
+    async fn find(&self, id: Option<TenantId>, slug: Option<&str>, host: Option<&str>) -> Result<Option<Entry>, Error> {
         let mut tx = self.db.system().await?;
-        let tenant = store::find(&mut tx, id, slug).await?;
+        let mut found = None;
+        if let Some(tenant) = store::find(&mut tx, id, slug, host).await? {
+            let hosts = store::list_hosts(&mut tx, tenant.id).await?;
+            found = Some(Entry { tenant, hosts });
+        }
         tx.commit().await?;
-        Ok(tenant)
+        Ok(found)
     }
 }

@@ -1,4 +1,5 @@
-//! Tenants: who the customers are, how they sign up, and the directory that lets every process know.
+//! Tenants: who the customers are, how they sign up, the host names of their own, and the directory that lets every process
+//! know.
 
 pub mod config;
 pub mod directory;
@@ -6,12 +7,16 @@ pub mod error;
 pub mod onboarding;
 pub mod tenants;
 
+pub mod dns;
+pub mod domains;
+
 use tenon_chassis::{
     Mesh,
     server::{Server, StartError, open_db},
 };
 use tenon_proto::tenant::v1::{
     directory_service_server::{DirectoryServiceServer, SERVICE_NAME as DIRECTORY},
+    domain_service_server::{DomainServiceServer, SERVICE_NAME as DOMAINS},
     tenant_service_server::{SERVICE_NAME as TENANTS, TenantServiceServer},
 };
 use tonic::service::Routes;
@@ -31,7 +36,11 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     mesh.tasks.spawn(onboarding.clone().resume(mesh.stop.clone()));
     let directory = directory::Directory::new(mesh, db.clone());
     mesh.tasks.spawn(directory.clone().follow(mesh.stop.clone()));
+    let domains = domains::Domains::new(mesh, db.clone(), config);
+    mesh.tasks.spawn(domains.clone().watch(mesh.stop.clone()));
     let tenants = tenants::Tenants::new(db, onboarding, config.regions.clone());
-    let routes = Routes::new(TenantServiceServer::new(tenants)).add_service(DirectoryServiceServer::new(directory));
-    Ok(Server::bind(mesh, NAME, routes, vec![TENANTS, DIRECTORY]).await?)
+    let routes = Routes::new(TenantServiceServer::new(tenants))
+        .add_service(DomainServiceServer::new(domains))
+        .add_service(DirectoryServiceServer::new(directory));
+    Ok(Server::bind(mesh, NAME, routes, vec![TENANTS, DOMAINS, DIRECTORY]).await?)
 }

@@ -10,7 +10,7 @@ mod store;
 use std::sync::Arc;
 
 use serde_json::json;
-use tenon_chassis::{Caller, Db, Mesh};
+use tenon_chassis::{Caller, Db, Mesh, TenantTx};
 
 use crate::{
     asl::Failure,
@@ -42,8 +42,8 @@ impl Approvals {
         Self(Arc::new(Shared { mesh, db, waker, mailer, public_url }))
     }
 
-    /// Decides, if nobody has: the run goes on with the decision as the state's result.
-    async fn decide(&self, caller: &Caller, name: Name, decided: &Decided) -> Result<(), Error> {
+    /// Decides, if nobody has: the run goes on with the decision as the state's result. Commit, and wake the engine.
+    async fn decide(&self, caller: &Caller, name: Name, decided: &Decided) -> Result<TenantTx, Error> {
         let mut tx = self.0.db.begin(caller).await?;
         let result = json!({
             "decision": decided.decision,
@@ -58,9 +58,7 @@ impl Approvals {
         if !store::delete(&mut tx, name).await? {
             return Err(Error::ApprovalNotFound);
         }
-        tx.commit().await?;
-        self.0.waker.wake();
-        Ok(())
+        Ok(tx)
     }
 
     /// Ends what cannot be decided: it is too late, or nobody could understand it.

@@ -3,7 +3,7 @@
 use clap::Args;
 use tenon_chassis::secret::Secret;
 
-use crate::tasks::Networks;
+use crate::tasks::{Authorities, Networks};
 
 /// What the workflow service is told beside the settings of the mesh.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +22,9 @@ pub struct Config {
     /// Runs in memory at most; more wait in the database
     #[arg(long, env = "TENON_WORKFLOW_ACTIVE_RUNS", default_value_t = 10_000)]
     pub workflow_active_runs: usize,
+    /// Events in a row that may start runs, each told by a run that the one before started: a ring of workflows ends there
+    #[arg(long, env = "TENON_WORKFLOW_EVENT_CHAIN", default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub workflow_event_chain: u8,
     /// Calls of tasks at once at most; more wait
     #[arg(long, env = "TENON_WORKFLOW_CALLS", default_value_t = 256)]
     pub workflow_calls: usize,
@@ -46,6 +49,9 @@ pub struct Config {
     /// Networks that http:invoke, llm:chat and webhooks may reach beside public addresses: 10.0.0.0/8,fd00::/8
     #[arg(long, env = "TENON_WORKFLOW_HTTP_ALLOW_CIDRS", default_value = "")]
     pub workflow_http_allow_cidrs: Networks,
+    /// A file of certificates in PEM whose authorities http:invoke, llm:chat and webhooks trust beside the system's
+    #[arg(long, env = "TENON_WORKFLOW_HTTP_CA", value_name = "FILE")]
+    pub workflow_http_ca: Option<Authorities>,
     /// The mail server: smtps://user:password@host:465, smtp://host:587?tls=required; without it no mail is sent
     #[arg(long, env = "TENON_SMTP_URL", hide_env_values = true)]
     pub smtp_url: Option<Secret>,

@@ -19,13 +19,14 @@ pub struct Endpoints {
     db: Db,
     egress: Arc<Egress>,
     changed: Arc<Notify>,
+    chain_max: u8,
 }
 
 impl Endpoints {
     #[must_use]
     pub fn new(mesh: Mesh, db: Db, config: &Config) -> Self {
-        let egress = Arc::new(Egress::new(&config.workflow_http_allow_cidrs));
-        Self { mesh, db, egress, changed: Arc::new(Notify::new()) }
+        let egress = Arc::new(Egress::of(config));
+        Self { mesh, db, egress, changed: Arc::new(Notify::new()), chain_max: config.workflow_event_chain }
     }
 
     /// Delivers what is due, until stopped. Any number of processes may: each attempt is one's.
@@ -37,6 +38,6 @@ impl Endpoints {
     /// Puts events on their way to endpoints, and starts the runs that they trigger.
     #[must_use]
     pub fn consumer(&self, starts: Arc<Starts>) -> Consumer {
-        subscribers::consumer(self.mesh.clone(), self.db.clone(), starts, self.changed.clone())
+        subscribers::consumer((self.mesh.clone(), self.db.clone()), starts, self.changed.clone(), self.chain_max)
     }
 }

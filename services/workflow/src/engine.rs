@@ -48,7 +48,7 @@ use crate::{
 };
 pub(crate) use active::Hold;
 use active::{Active, Key, Work};
-use births::{Awaited, Birth, Born, Delivery, Ground, NotBorn, Nursery};
+use births::{Awaited, Birth, Born, Bustle, Delivery, Ground, NotBorn, Nursery};
 use crowd::Crowd;
 use time::{Pace, Time};
 use writer::{Epochs, Writer};
@@ -186,6 +186,8 @@ pub struct Engine {
     short: Vec<(Key, String)>,
     /// The tenant whose turn was last to have its due runs claimed.
     turn: Uuid,
+    /// Whether the last claim left due runs behind.
+    behind: bool,
     /// Whether runs may have been claimed without this engine hearing of it.
     doubts: bool,
     writer: Writer,
@@ -193,6 +195,7 @@ pub struct Engine {
     /// What the lane of births is told, and what it tells.
     ground: watch::Sender<Ground>,
     born: mpsc::Receiver<Born>,
+    bustle: watch::Receiver<Bustle>,
     awaited: Awaited,
     /// The lane, until it runs.
     nursery: Option<Nursery>,
@@ -230,6 +233,7 @@ impl Engine {
         let births = cradle.unwrap_or_else(|| mpsc::channel(1).1);
         let (ground, seen) = watch::channel(Ground::default());
         let (sender, born) = mpsc::channel(BORN);
+        let (bustling, bustle) = watch::channel(Bustle::default());
         let awaited = Arc::new(Mutex::new(HashSet::new()));
         let nursery = Nursery {
             writer: writer.clone(),
@@ -237,6 +241,7 @@ impl Engine {
             waiting: Fair::default(),
             ground: seen,
             born: sender,
+            bustle: bustling,
             awaited: awaited.clone(),
             directory: mesh.directory.clone(),
         };
@@ -246,6 +251,7 @@ impl Engine {
             config,
             ground,
             born,
+            bustle,
             awaited,
             nursery: Some(nursery),
             directory: mesh.directory.clone(),
@@ -261,6 +267,7 @@ impl Engine {
             next_due: None,
             short: Vec::new(),
             turn: Uuid::nil(),
+            behind: false,
             doubts: false,
             writer,
             answers: mpsc::channel(BATCH),

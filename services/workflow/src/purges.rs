@@ -6,7 +6,7 @@ mod store;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use tenon_chassis::{Db, telemetry};
+use tenon_chassis::{Db, fail, telemetry};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -48,7 +48,9 @@ async fn purge(db: &Db, config: &Config) -> Result<bool, Error> {
     let events = store::delete_events(&mut tx, (ago(events_days), ago(unread_days)), BATCH).await?;
     let seen = store::delete_seen(&mut tx, ago(unread_days + SEEN_LONGER_DAYS), BATCH).await?;
     let answers = store::delete_answers(&mut tx, ago(config.idempotency_days.into()), BATCH).await?;
+    fail::at("purges.commit.before").await?;
     tx.commit().await?;
+    fail::at("purges.commit.after").await?;
     if events + seen + answers > 0 {
         tracing::info!(events, seen, answers, "what is past its use was deleted");
     }

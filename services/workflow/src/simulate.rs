@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::asl::{Command, Event, Execution, Failure, Input, Machine, Outcome};
 pub use mocks::{BadMocks, Mocks};
-pub use report::Report;
+pub use report::{Form, Report};
 
 /// Inputs of one execution at most: a loop that waits is ended by the limit of its history long before.
 const INPUTS_MAX: usize = 1_000_000;
@@ -39,7 +39,10 @@ pub fn simulate(machine: &Machine, mut mocks: Mocks, start: Start) -> Report {
     let (mut now, mut next) = (at, Input::Started);
     for _ in 0..INPUTS_MAX {
         let step = execution.advance(machine, next, now);
-        events.extend(step.events.into_iter().map(|event| (now, event)));
+        for event in step.events {
+            submitted(&mut events, &event);
+            events.push((now, event));
+        }
         if let Some(outcome) = step.outcome {
             return Report { outcome, events };
         }
@@ -49,6 +52,16 @@ pub fn simulate(machine: &Machine, mut mocks: Mocks, start: Start) -> Report {
     }
     let failure = Failure::new(Failure::RUNTIME, "the simulation gave up: the execution does not come to an end");
     Report { outcome: Outcome::Failed(failure), events }
+}
+
+/// A mock answers at once with the result, so that is what the service said when it took the request.
+fn submitted(events: &mut [(DateTime<Utc>, Event)], event: &Event) {
+    let previous = usize::try_from(event.previous).ok().and_then(|id| id.checked_sub(1));
+    if let Some((_, before)) = previous.and_then(|index| events.get_mut(index))
+        && (before.kind, event.kind) == ("TaskSubmitted", "TaskSucceeded")
+    {
+        before.details["output"] = event.details["output"].clone();
+    }
 }
 
 /// What happens next: the oldest call is answered, or the timer that is due first fires.

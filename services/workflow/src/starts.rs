@@ -11,7 +11,7 @@ use crate::{
     hooks,
     runs::{
         mail::{self, Message},
-        model::{self, NewRun, Run, RunId, Trigger},
+        model::{self, Depth, NewRun, Run, RunId, Trigger},
         start::{Started, Starter},
     },
 };
@@ -41,6 +41,7 @@ pub struct Start {
     pub roles: Vec<String>,
     /// What asks.
     pub trigger: Trigger,
+    pub depth: Depth,
 }
 
 impl From<Start> for NewRun {
@@ -57,6 +58,7 @@ impl From<Start> for NewRun {
             concurrency: None,
             idempotency_key: None,
             parent: None,
+            depth: start.depth,
         }
     }
 }

@@ -9,6 +9,7 @@ mod grpc;
 mod http;
 mod llm;
 mod meter;
+mod needs;
 mod references;
 mod waits;
 
@@ -31,8 +32,10 @@ use crate::{
     secrets::Vault,
 };
 pub(crate) use egress::Egress;
-pub use egress::Networks;
+pub use egress::{Authorities, Networks};
 pub(crate) use email::{Mail, Mailer};
+pub(crate) use meter::events_above;
+pub use needs::{Need, needs};
 
 /// How often a parked call looks whether its tenant may go on.
 const PARKED: Duration = Duration::from_secs(1);
@@ -48,6 +51,8 @@ pub struct Call {
     pub traceparent: Option<String>,
     pub resource: String,
     pub arguments: Value,
+    /// Events that led to its run, one after the other.
+    pub events_above: u8,
     pub timeout: Duration,
 }
 
@@ -132,7 +137,7 @@ impl Tasks {
     #[must_use]
     pub fn new(mesh: Mesh, db: Db, config: &Config) -> Self {
         let vault = Vault::new(db.clone(), mesh.clone());
-        let egress = Egress::new(&config.workflow_http_allow_cidrs);
+        let egress = Egress::of(config);
         let mailer = Arc::new(Mailer::new(config));
         Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer }
     }

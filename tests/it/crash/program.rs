@@ -18,7 +18,8 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Runs of a round that are started under a key, and such whose start is not repeated.
 const KEYED: usize = 2;
 
-/// What is published: `main` counts, naps, waits for a signal, a run and a worker, tells, and counts again.
+/// What is published: `main` counts, naps, waits for a signal, a run and a worker, tells, and counts again; `hooked` asks
+/// somebody who does not answer.
 fn definitions() -> [(&'static str, Value, Value); 5] {
     let on = json!({ "triggers": [{ "event": { "type": "shop.point.v1", "input": "event.data" } }] });
     let task = |resource: &str, arguments: &str, next: &str| json!({ "Type": "Task", "Resource": resource, "Arguments": arguments, "Output": "{% $states.input %}", "Next": next });
@@ -36,10 +37,16 @@ fn definitions() -> [(&'static str, Value, Value); 5] {
     let program =
         |first: &str, states: Value| json!({ "QueryLanguage": "JSONata", "StartAt": first, "States": states });
     let one = || program("Only", json!({ "Only": ended(count()) }));
+    let mut counted = count();
+    counted["Next"] = json!("Ask");
+    let ask = json!({ "Type": "Task", "Resource": "approval:", "Next": "Late", "Arguments":
+                      { "title": "Well?", "expiresInSeconds": 1, "notify": { "email": ["ada@b.test"] } },
+                      "Catch": [{ "ErrorEquals": ["States.Timeout"], "Next": "Late" }] });
+    let hooked = json!({ "Only": counted, "Ask": ask, "Late": { "Type": "Succeed" } });
     [
         ("main", program("First", main), json!({})),
         ("leaf", one(), json!({})),
-        ("hooked", one(), json!({})),
+        ("hooked", program("Only", hooked), json!({})),
         ("told", one(), on),
         ("beat", program("Only", json!({ "Only": { "Type": "Succeed" } })), json!({})),
     ]

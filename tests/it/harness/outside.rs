@@ -7,8 +7,15 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 
 /// What a server was sent, oldest first.
@@ -31,7 +38,24 @@ impl Outside {
         Self::listen(|stream, seen| Box::pin(web(stream, seen))).await
     }
 
-    /// A mail server, which refuses receivers at `refused.test`.
+    /// A web server, as `web`, behind TLS with a certificate of tests/certs: `outside` is for 127.0.0.1, `stranger` is not.
+    pub async fn tls(name: &str) -> Self {
+        let file = |ending: &str| format!("{}/certs/{name}.{ending}", env!("CARGO_MANIFEST_DIR"));
+        let chain: Result<_, _> = CertificateDer::pem_file_iter(file("pem")).expect("it is there").collect();
+        let key = PrivateKeyDer::from_pem_file(file("key")).expect("a key in PEM");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("TLS 1.2 and 1.3").with_no_client_auth();
+        let config = config.with_single_cert(chain.expect("certificates in PEM"), key).expect("they belong together");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::listen(move |stream, seen| {
+            let acceptor = acceptor.clone();
+            Box::pin(async move { web(acceptor.accept(stream).await?, seen).await })
+        })
+        .await
+    }
+
+    /// A mail server, which refuses receivers at `refused.test`, and tells those at `busy.test` to come again once.
     pub async fn mail() -> Self {
         Self::listen(|stream, seen| Box::pin(mail(stream, seen))).await
     }
@@ -41,7 +65,7 @@ impl Outside {
         self.seen.lock().unwrap().clone()
     }
 
-    async fn listen(talk: fn(TcpStream, Seen) -> Talk) -> Self {
+    async fn listen(talk: impl Fn(TcpStream, Seen) -> Talk + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
         let seen = Seen::default();
@@ -78,7 +102,7 @@ async fn request(stream: &mut BufReader<impl AsyncRead + Unpin>) -> std::io::Res
     Ok((head, String::from_utf8_lossy(&body).into_owned()))
 }
 
-async fn web(stream: TcpStream, seen: Seen) -> std::io::Result<()> {
+async fn web(stream: impl AsyncRead + AsyncWrite + Unpin + Send, seen: Seen) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (head, body) = request(&mut stream).await?;
@@ -99,6 +123,16 @@ async fn web(stream: TcpStream, seen: Seen) -> std::io::Result<()> {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(answer.as_bytes()).await?;
     }
+}
+
+/// Whether it was said before.
+fn is_known(seen: &Seen, said: &str) -> bool {
+    let mut seen = seen.lock().unwrap();
+    let known = seen.iter().any(|before| before == said);
+    if !known {
+        seen.push(said.to_owned());
+    }
+    known
 }
 
 fn echo(head: &str, body: &str) -> Value {
@@ -122,6 +156,7 @@ async fn mail(stream: TcpStream, seen: Seen) -> std::io::Result<()> {
         let verb = said.split([' ', ':']).next().unwrap_or_default().to_uppercase();
         let answer = match verb.as_str() {
             "RCPT" if said.contains("refused.test") => "550 no such user",
+            "RCPT" if said.contains("busy.test") && !is_known(&seen, &said) => "451 come again",
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await?;
                 let mut text = Vec::new();

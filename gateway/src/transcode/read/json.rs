@@ -123,6 +123,7 @@ impl<'j> Cursor<'j> {
         self.expect(b'"')?;
         let (start, bytes) = (self.at, self.bytes());
         loop {
+            self.pass_plain();
             match bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
@@ -132,6 +133,18 @@ impl<'j> Cursor<'j> {
                 Some(0..0x20) | None => return Err(NotJson),
                 Some(_) => self.at += 1,
             }
+        }
+    }
+
+    /// Passes over letters that mean themselves, eight at a time.
+    fn pass_plain(&mut self) {
+        while let Some(eight) = self.bytes().get(self.at..).and_then(|rest| rest.first_chunk()) {
+            let special = special(u64::from_le_bytes(*eight));
+            if special != 0 {
+                self.at += (special.trailing_zeros() / 8) as usize;
+                return;
+            }
+            self.at += 8;
         }
     }
 
@@ -196,5 +209,35 @@ impl<'j> Cursor<'j> {
         let unit = digits.iter().try_fold(0, |unit, digit| Some(unit * 16 + char::from(*digit).to_digit(16)?));
         self.at += 4;
         unit.ok_or(NotJson)
+    }
+}
+
+/// The high bit of the first byte that is a quote, a backslash or below a space, and perhaps of bytes behind it
+/// (S. E. Anderson, "Bit Twiddling Hacks", "Determine if a word has a byte less than n").
+fn special(eight: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word;
+    let is = |letter: u8| below(eight ^ (ONES * u64::from(letter)), 1);
+    (below(eight, 0x20) | is(b'"') | is(b'\\')) & (ONES * 0x80)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_that_do_not_mean_themselves_are_found_at_every_place() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                for filler in [b'a', b' ', 0x7f, 0xff] {
+                    let mut eight = [filler; 8];
+                    eight[place] = byte;
+                    let found = special(u64::from_le_bytes(eight));
+                    let expected = byte < 0x20 || byte == b'"' || byte == b'\\';
+                    assert_eq!(found != 0, expected, "{eight:?}");
+                    assert!(!expected || found.trailing_zeros() as usize / 8 == place, "{eight:?}");
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! tenon.auth.v1.SessionService
 
 use serde_json::json;
-use tenon_chassis::{Caller, Fault, clock::timestamp};
+use tenon_chassis::{Caller, Fault, caller::Principal, clock::timestamp};
 use tenon_proto::auth::v1::{
     LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, RefreshRequest, RefreshResponse, WhoAmIRequest,
     WhoAmIResponse, session_service_server::SessionService,
@@ -108,6 +108,11 @@ impl SessionService for Sessions {
 
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
         let caller = Caller::of(&request)?;
+        if let Principal::Key { key } = caller.principal {
+            let (api_key, tenant) = (format!("api-keys/{key}"), format!("tenants/{}", caller.tenant_id()?));
+            let reply = WhoAmIResponse { api_key, tenant, roles: caller.roles, ..WhoAmIResponse::default() };
+            return Ok(Response::new(reply));
+        }
         let (user, session) = caller.user()?;
         let mut tx = self.db.begin(&caller).await?;
         let now = tx.clock().now();
@@ -121,6 +126,7 @@ impl SessionService for Sessions {
             session: session.id.to_string(),
             amr: session.amr,
             auth_time: Some(timestamp(session.auth_time)),
+            api_key: String::new(),
         };
         Ok(tx.reply(reply).await?)
     }

@@ -10,8 +10,8 @@ use tenon_proto::tenant::v1::{
 use tokio_stream::wrappers::{BroadcastStream, IntervalStream};
 use tonic::{Request, Response, Status};
 
-use super::{Directory, News};
-use crate::{error::Error, tenants::model::Tenant};
+use super::{Directory, Entry, News};
+use crate::error::Error;
 
 /// Half of the time after which a watcher takes silence for death, and then some.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -21,10 +21,11 @@ impl DirectoryService for Directory {
     async fn lookup_tenant(&self, request: Request<LookupTenantRequest>) -> Result<Response<DirectoryEntry>, Status> {
         let found = match request.into_inner().key {
             Some(Key::Id(id)) => match id.parse() {
-                Ok(id) => self.find(Some(id), None).await?,
+                Ok(id) => self.find(Some(id), None, None).await?,
                 Err(_) => None,
             },
-            Some(Key::Slug(slug)) => self.find(None, Some(&slug)).await?,
+            Some(Key::Slug(slug)) => self.find(None, Some(&slug), None).await?,
+            Some(Key::Host(host)) => self.find(None, None, Some(&host)).await?,
             None => None,
         };
         Ok(Response::new(found.ok_or(Error::TenantNotFound)?.into()))
@@ -37,8 +38,8 @@ impl DirectoryService for Directory {
         _: Request<WatchTenantsRequest>,
     ) -> Result<Response<Self::WatchTenantsStream>, Status> {
         let news = BroadcastStream::new(self.news.subscribe()).map(|news| match news {
-            Ok(News::Changed(tenant)) => {
-                Ok(WatchTenantsResponse { id: tenant.id.to_string(), entry: Some((*tenant).into()) })
+            Ok(News::Changed(entry)) => {
+                Ok(WatchTenantsResponse { id: entry.tenant.id.to_string(), entry: Some((*entry).into()) })
             }
             Ok(News::Forget(id)) => Ok(WatchTenantsResponse { id: id.to_string(), entry: None }),
             Ok(News::Gap) | Err(_) => Err(Status::unavailable("changes may have been missed; watch anew")),
@@ -51,8 +52,8 @@ impl DirectoryService for Directory {
     }
 }
 
-impl From<Tenant> for DirectoryEntry {
-    fn from(tenant: Tenant) -> Self {
+impl From<Entry> for DirectoryEntry {
+    fn from(Entry { tenant, hosts }: Entry) -> Self {
         Self {
             id: tenant.id.to_string(),
             slug: tenant.slug,
@@ -62,6 +63,7 @@ impl From<Tenant> for DirectoryEntry {
             features: tenant.features,
             limits: tenant.limits.into_iter().collect(),
             version: tenant.version,
+            hosts,
         }
     }
 }

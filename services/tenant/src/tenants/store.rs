@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{query, query_as, types::Json};
+use sqlx::{query, query_as, query_scalar, types::Json};
 use tenon_chassis::{SystemTx, TenantId, TenantTx, paging::Page};
 use uuid::Uuid;
 
@@ -62,17 +62,41 @@ pub(crate) async fn get(tx: &mut TenantTx) -> Result<Option<Tenant>, Error> {
     row.fetch_optional(tx).await?.map(Tenant::try_from).transpose()
 }
 
-/// By id or by slug, over all tenants: for the directory.
-pub(crate) async fn find(tx: &mut SystemTx, id: Option<TenantId>, slug: Option<&str>) -> Result<Option<Tenant>, Error> {
+/// By id, by slug or by a host of its own, over all tenants: for the directory.
+pub(crate) async fn find(
+    tx: &mut SystemTx,
+    id: Option<TenantId>,
+    slug: Option<&str>,
+    host: Option<&str>,
+) -> Result<Option<Tenant>, Error> {
     let row = query_as!(
         Row,
         r#"select tenant_id, slug, display_name, region, status, plan, features,
                   limits as "limits: Json<BTreeMap<String, i64>>", version, created_at
-           from tenant.tenants where tenant_id = $1 or slug = $2"#,
+           from tenant.tenants where tenant_id = $1 or slug = $2 or tenant_id =
+               (select tenant_id from tenant.domains where hostname = $3 and verified_at is not null)"#,
         id.map(TenantId::uuid),
-        slug
+        slug,
+        host
     );
     row.fetch_optional(tx).await?.map(Tenant::try_from).transpose()
+}
+
+/// The verified hosts of a tenant: as many as it may have domains.
+pub(crate) async fn list_hosts(tx: &mut SystemTx, id: TenantId) -> Result<Vec<String>, Error> {
+    let hosts = query_scalar!(
+        "select hostname from tenant.domains where tenant_id = $1 and verified_at is not null order by hostname limit 1000",
+        id.uuid()
+    );
+    Ok(hosts.fetch_all(tx).await?)
+}
+
+/// Something that the directory tells has changed beside the row.
+pub(crate) async fn update_version(tx: &mut TenantTx) -> Result<(), Error> {
+    query!("update tenant.tenants set version = version + 1 where tenant_id = $1", tx.tenant().uuid())
+        .execute(&mut *tx)
+        .await?;
+    changed(tx).await.map(drop)
 }
 
 /// Newest first, over all tenants: for operators.

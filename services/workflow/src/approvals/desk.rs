@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use tenon_chassis::{Caller, TenantId, db, pulse::Beat, telemetry};
+use tenon_chassis::{Caller, TenantId, db, fail, pulse::Beat, telemetry};
 use tokio::{
     sync::broadcast,
     time::{MissedTickBehavior, interval},
@@ -57,7 +57,9 @@ impl Approvals {
         }
         let late = store::list_expired(&mut tx).await?;
         let unsent = store::claim_unnotified(&mut tx).await?;
+        fail::at("desk.commit.before").await?;
         tx.commit().await?;
+        fail::at("desk.commit.after").await?;
         for (tenant, name, why) in nonsense {
             self.fail(&self.acting_for(tenant)?, name, Failure::new("INVALID_ARGUMENTS", why)).await?;
         }
@@ -85,7 +87,10 @@ impl Approvals {
         for (index, to) in approval.asked.notify.email.iter().enumerate() {
             let link = Link::new(tenant, approval.name, to, (now, approval.expires_at));
             let link = format!("{}/approve/{}", self.0.public_url, link.sign(&self.0.mesh.config.master_key));
-            match self.0.mailer.send(mail(approval, index, to, &link)).await {
+            fail::at("ask.call.before").await?;
+            let sent = self.0.mailer.send(mail(approval, index, to, &link)).await;
+            fail::at("ask.call.after").await?;
+            match sent {
                 Ok(_) => {}
                 // It would be refused again.
                 Err(failure) if failure.error != "Email.Unavailable" => {

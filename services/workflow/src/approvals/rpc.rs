@@ -65,8 +65,9 @@ impl ApprovalService for Approvals {
         }
         let by = if user.starts_with("usr_") { format!("users/{user}") } else { user };
         let decided = self.checked(&approval, decision, by, (&request.comment, form))?;
-        self.decide(&caller, name, &decided).await?;
-        Ok(Response::new(decided.into()))
+        let response = self.decide(&caller, name, &decided).await?.reply(decided.into()).await?;
+        self.0.waker.wake();
+        Ok(response)
     }
 
     async fn get_approval_page(&self, request: Request<GetApprovalPageRequest>) -> Result<Response<HttpBody>, Status> {
@@ -89,7 +90,8 @@ impl ApprovalService for Approvals {
         // A denial needs no form.
         let form = if decision == "denied" { Map::new() } else { form };
         let decided = self.checked(&approval, decision, link.to, (&comment, form))?;
-        self.decide(&caller.acting_for(link.tenant)?, approval.name, &decided).await?;
+        self.decide(&caller.acting_for(link.tenant)?, approval.name, &decided).await?.commit().await?;
+        self.0.waker.wake();
         let data = json!({ "decision": decision }).to_string();
         Ok(Response::new(if is_json {
             HttpBody { content_type: "application/json".to_owned(), data: data.into() }
@@ -176,6 +178,7 @@ fn html(page: &str) -> HttpBody {
 fn who(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
+        Principal::Key { key } => format!("key:{key}"),
         Principal::Service { name } => format!("svc:{name}"),
         Principal::Operator => "operator".to_owned(),
         Principal::Anyone => String::new(),

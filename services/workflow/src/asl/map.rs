@@ -333,7 +333,7 @@ impl Interpreter<'_> {
         map: &Map,
         read: Result<Value, Failure>,
     ) -> Result<Turn, Trouble> {
-        let items = match read {
+        let mut items = match read {
             Ok(Value::Array(items)) => items,
             Ok(_) => {
                 let cause = "what was read is not an array of items";
@@ -343,7 +343,12 @@ impl Interpreter<'_> {
         };
         let limit = {
             let root = self.effective(state, flow, outer)?;
-            limit(map, &self.scope(flow, outer, root))?
+            let scope = self.scope(flow, outer, root);
+            let most = map.reader.as_ref().map(|reader| number(&reader.max_items, &scope)).transpose()?.flatten();
+            if let Some(most) = most.filter(|most| *most > 0) {
+                items.truncate(most as usize);
+            }
+            limit(map, &scope)?
         };
         self.start_map(state, flow, outer, map, Plan { items, limit })
     }

@@ -133,6 +133,8 @@ pub(super) struct Map {
 pub(super) struct Reader {
     pub(super) resource: String,
     pub(super) arguments: Option<Template>,
+    /// Items that are taken at most; 0 is all.
+    pub(super) max_items: Option<Field>,
 }
 
 /// How items are put together.

@@ -6,7 +6,7 @@ use tenon_chassis::{SystemTx, TenantTx};
 use uuid::Uuid;
 
 use super::model::{Delivery, DeliveryId, ENDPOINTS_MAX, Endpoint, Progress, State, Verdict};
-use crate::error::Error;
+use crate::{error::Error, runs::model::Depth};
 
 /// Adds an endpoint; `None` when the tenant has as many as it may.
 ///
@@ -321,4 +321,14 @@ pub(super) async fn delete_old(tx: &mut SystemTx, limit: i64) -> Result<u64, Err
         limit
     );
     Ok(deleted.execute(tx).await?.rows_affected())
+}
+
+/// What stands above a run.
+pub(super) async fn get_depth(tx: &mut TenantTx, run: Uuid) -> Result<Option<Depth>, Error> {
+    let depth = sqlx::query_scalar!(
+        "select depth from workflow.runs where tenant_id = $1 and id = $2",
+        tx.tenant().uuid(),
+        run
+    );
+    Ok(depth.fetch_optional(tx).await?.map(Depth))
 }

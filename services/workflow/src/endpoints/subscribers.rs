@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tenon_chassis::{
-    Caller, Db, Mesh, SystemTx,
+    Caller, Db, Mesh, SystemTx, TenantTx,
     bus::{Consumer, Event, Handle, USAGE_RECORDED},
     db, fail,
 };
@@ -19,8 +19,10 @@ use super::{
 use crate::{
     cel,
     error::Error,
-    hooks, runs,
+    hooks,
+    runs::{self, model::Depth},
     starts::{self, Start, Starts},
+    tasks,
 };
 
 struct Subscribers {
@@ -28,10 +30,11 @@ struct Subscribers {
     db: Db,
     starts: Arc<Starts>,
     changed: Arc<Notify>,
+    chain_max: u8,
 }
 
-pub(super) fn consumer(mesh: Mesh, db: Db, starts: Arc<Starts>, changed: Arc<Notify>) -> Consumer {
-    let handler = Arc::new(Subscribers { mesh, db, starts, changed });
+pub(super) fn consumer((mesh, db): (Mesh, Db), starts: Arc<Starts>, changed: Arc<Notify>, chain_max: u8) -> Consumer {
+    let handler = Arc::new(Subscribers { mesh, db, starts, changed, chain_max });
     Consumer { name: "workflow.subscribers", types: &[], handler }
 }
 
@@ -107,10 +110,15 @@ impl Subscribers {
             if !hooks::store::insert_delivery(&mut tx, &by, &event.id.to_string()).await? {
                 return Ok(());
             }
-            let Trigger { workflow_id, created_by, roles, .. } = trigger.clone();
-            self.starts
-                .start(&mut tx, Start { workflow_id, input, created_by, roles, trigger: runs::model::Trigger::Event })
-                .await?;
+            let above = events_above(&mut tx, event).await?;
+            if above >= self.chain_max {
+                self.break_chain(&mut tx, trigger, event);
+            } else {
+                let Trigger { workflow_id, created_by, roles, .. } = trigger.clone();
+                let (trigger, depth) = (runs::model::Trigger::Event, Depth::after(above));
+                let run = Start { workflow_id, input, created_by, roles, trigger, depth };
+                self.starts.start(&mut tx, run).await?;
+            }
             fail::at("trigger.commit.before").await.map_err(db::Error::from)?;
             tx.commit().await?;
             fail::at("trigger.commit.after").await.map_err(db::Error::from)?;
@@ -125,12 +133,42 @@ impl Subscribers {
         }
         Ok(())
     }
+
+    /// Starts no run, and says so to the operator and to the tenant.
+    fn break_chain(&self, tx: &mut TenantTx, trigger: &Trigger, event: &Event) {
+        let (workflow, most) = (format!("workflows/{}", trigger.workflow_id), self.chain_max);
+        tracing::warn!(workflow.id = trigger.workflow_id, tenant.id = %event.tenant, event.id = %event.id,
+            "EVENT_CHAIN_TOO_LONG: {most} events in a row have started runs; this one starts none");
+        metrics::counter!("tenon_workflow_triggers_stopped_total").increment(1);
+        let why = format!("{most} events in a row have started runs: workflows start each other in a ring");
+        let data = json!({
+            "workflow": workflow, "event": event.id.to_string(), "type": event.kind, "subject": event.subject,
+            "reason": "EVENT_CHAIN_TOO_LONG", "message": why,
+        });
+        tx.emit(CHAIN_BROKEN, workflow, data);
+    }
+}
+
+/// The events in a row that led to what this one tells of.
+async fn events_above(tx: &mut TenantTx, event: &Event) -> Result<u8, Error> {
+    if let Some(above) = tasks::events_above(event.id) {
+        return Ok(above);
+    }
+    let of_run = event.kind.starts_with("tenon.workflow.run.").then(|| event.data["run"].as_str()).flatten();
+    match of_run.and_then(runs::model::id_of) {
+        // One that is deleted already ended long ago.
+        Some(run) => Ok(store::get_depth(tx, run.uuid()).await?.unwrap_or_default().events()),
+        None => Ok(0),
+    }
 }
 
 fn tenants_of(events: &[Event]) -> Vec<Uuid> {
     let tenants: BTreeSet<Uuid> = events.iter().map(|event| event.tenant.uuid()).collect();
     tenants.into_iter().collect()
 }
+
+/// Says that a workflow is not started, as the next one of a ring would not be: nothing is started by this event either.
+const CHAIN_BROKEN: &str = "tenon.workflow.trigger.stopped.v1";
 
 /// Whether an event is one that others are told of: each use of a meter is not.
 fn is_told(event: &Event) -> bool {
@@ -140,7 +178,7 @@ fn is_told(event: &Event) -> bool {
 /// Whether a trigger is for an event. A workflow is not started by what its own runs do: it would never end.
 fn starts_by(trigger: &Trigger, event: &Event) -> bool {
     let own = event.data["workflow"] == format!("workflows/{}", trigger.workflow_id);
-    asks_for(std::slice::from_ref(&trigger.source), &event.kind) && !own
+    asks_for(std::slice::from_ref(&trigger.source), &event.kind) && !own && event.kind != CHAIN_BROKEN
 }
 
 /// The input that a trigger makes of an event; `None` when its filter does not hold.

@@ -6,6 +6,7 @@ mod store;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -22,7 +23,7 @@ use super::{
     BATCH, BIRTHS, BIRTHS_OF_ONE, Engine,
     active::{About, Active, Hold, Key, Rest, Work},
     change::Advanced,
-    time::Pace,
+    time::{Pace, TURN},
     writer::{Epochs, Writer, Written},
 };
 use crate::{
@@ -96,6 +97,19 @@ pub(super) struct Ground {
     pub(super) room: usize,
 }
 
+/// What the lane of births is at, for those who give way to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bustle {
+    at_work: bool,
+    /// When it had something to do last.
+    last: Option<Instant>,
+}
+
+/// How long after a birth others are looked for in short turns.
+const HURRY: Duration = Duration::from_millis(100);
+/// How long claims wait for a birth at most.
+const GIVE_WAY: Duration = Duration::from_millis(10);
+
 /// Runs that were started and rest in memory.
 pub(super) struct Born {
     /// What was awaited, whatever became of it.
@@ -117,6 +131,7 @@ pub(super) struct Nursery {
     pub(super) waiting: Fair<Birth>,
     pub(super) ground: watch::Receiver<Ground>,
     pub(super) born: mpsc::Sender<Born>,
+    pub(super) bustle: watch::Sender<Bustle>,
     /// Runs that the engine finds in the database a moment before it hears of them here.
     pub(super) awaited: Awaited,
     pub(super) directory: Arc<Directory>,
@@ -132,6 +147,7 @@ impl Nursery {
         let mut pace = Pace::new();
         while !stop.is_cancelled() {
             if self.waiting.len() == 0 {
+                self.bustle.send_modify(|bustle| bustle.at_work = false);
                 tokio::select! {
                     () = stop.cancelled() => break,
                     birth = self.births.recv() => match birth {
@@ -145,8 +161,9 @@ impl Nursery {
             {
                 queue(&mut self.waiting, birth);
             }
-            let births: Vec<Birth> = std::iter::from_fn(|| self.waiting.pop()).take(pace.runs(BATCH)).collect();
+            let births: Vec<Birth> = std::iter::from_fn(|| self.waiting.pop()).take(pace.runs(TURN, BATCH)).collect();
             let (began, count) = (Instant::now(), births.len());
+            self.bustle.send_replace(Bustle { at_work: true, last: Some(began) });
             self.deliver(births).await;
             pace.add(count, began.elapsed());
         }
@@ -332,6 +349,14 @@ impl Engine {
         self.lose(&lost);
         self.next_due = self.next_due.into_iter().chain(next_due).min();
         steps.into_iter().for_each(|step| self.settle(step));
+    }
+
+    /// Lets the births at hand pass before the runs that wait already are claimed; answers whether more births are likely,
+    /// so that they should not meet a long turn.
+    pub(super) async fn give_way(&mut self) -> bool {
+        // Not forever: when births never end, both go on beside each other.
+        let _ = tokio::time::timeout(GIVE_WAY, self.bustle.wait_for(|bustle| !bustle.at_work)).await;
+        self.bustle.borrow().last.is_some_and(|last| last.elapsed() < HURRY)
     }
 
     /// A run that is in the database and was started here just now is about to be told of.

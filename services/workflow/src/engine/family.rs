@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     runs::{
         mail::{Kept, Message},
-        model::{NewRun, Parent, RunId, State, Trigger, partition},
+        model::{Depth, NewRun, Parent, RunId, State, Trigger, partition},
         start::{QUEUED_MAX, admitted, texts},
         store as runs,
     },
@@ -87,7 +87,8 @@ fn new_run(about: &About, (workflow, token): (&str, u64), arguments: &Value, wai
         "ABANDON" => "ABANDON",
         _ => return Err(refused("parentClosePolicy must be CANCEL, TERMINATE or ABANDON")),
     };
-    if about.depth >= DEPTH_MAX {
+    let depth = Depth(about.depth);
+    if depth.runs() >= DEPTH_MAX {
         let why = format!("there are {DEPTH_MAX} runs above this one already");
         return Err(Failure::new("SUB_RUNS_TOO_DEEP", why));
     }
@@ -105,7 +106,8 @@ fn new_run(about: &About, (workflow, token): (&str, u64), arguments: &Value, wai
         attributes: Map::new(),
         concurrency: None,
         idempotency_key: None,
-        parent: Some(Parent { run: about.key.run, token, close, depth: about.depth + 1 }),
+        parent: Some(Parent { run: about.key.run, token, close }),
+        depth: depth.below(),
     })
 }
 

@@ -12,6 +12,7 @@ use super::{
     births::begin,
     change::Advanced,
     store::{self, Row},
+    time::{TURN, TURN_SHORT},
 };
 use crate::{
     asl::Execution,
@@ -45,7 +46,8 @@ struct Unusable(String);
 impl Engine {
     /// Adds what the runs that were taken into memory begin with.
     pub(super) async fn load(&mut self, inputs: &mut Vec<(Key, Work)>) {
-        let claimed = match self.claim().await {
+        let turn = if self.behind && self.give_way().await { TURN_SHORT } else { TURN };
+        let claimed = match self.claim(self.pace.runs(turn, CLAIM)).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(%error, "due runs were not loaded; they are tried again");
@@ -91,7 +93,7 @@ impl Engine {
         }
     }
 
-    async fn claim(&mut self) -> Result<Claimed, Error> {
+    async fn claim(&mut self, most: usize) -> Result<Claimed, Error> {
         let room = self.config.workflow_active_runs.saturating_sub(self.runs.len());
         if self.owned.is_empty() {
             return Ok(Claimed::default());
@@ -105,6 +107,7 @@ impl Engine {
         let awaited = store::list_due_partitions(&mut tx, &all).await?;
         self.next_due = awaited.iter().map(|due| due.at).filter(|at| *at > now).min();
         let due: Vec<i16> = awaited.iter().filter(|due| due.at <= now).map(|due| due.partition).collect();
+        self.behind = false;
         if due.is_empty() {
             tx.commit().await?;
             return Ok(Claimed::default());
@@ -115,7 +118,7 @@ impl Engine {
         let (ids, epochs) = self.epochs(due.iter().copied());
         let held = store::lock_partitions(&mut tx, &ids, &epochs).await?;
         // With no room left a run that is in memory already must still get its mail.
-        let limit = i64::try_from(room.min(self.pace.runs(CLAIM))).unwrap_or(i64::MAX).max(1);
+        let limit = i64::try_from(room.min(most)).unwrap_or(i64::MAX).max(1);
         let of_each = (limit * SPREAD / i64::try_from(held.len().max(1)).unwrap_or(1)).max(OF_EACH);
         // Of tenants that have as many at work as they may, only runs that are in memory come, for their mail.
         self.count_crowd();
@@ -123,6 +126,7 @@ impl Engine {
         let but: Vec<Uuid> = crowded.iter().map(|tenant| tenant.uuid()).collect();
         let mut due_runs = store::list_due_runs(&mut tx, (&held, &but), now, (limit, of_each)).await?;
         let full = is_cut(&due_runs, (limit, of_each));
+        self.behind = full;
         if full {
             // Behind those who have many due runs, others may have few: tenants take turns.
             let mut others = store::list_due_tenants(&mut tx, self.turn, TENANTS).await?;

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     asl::{Command, Input},
+    runs::model::Depth,
     tasks::{self, Call, Family},
 };
 
@@ -110,6 +111,7 @@ impl Engine {
                     traceparent: active.about.traceparent.clone(),
                     resource,
                     arguments,
+                    events_above: Depth(active.about.depth).events(),
                     timeout: tasks::timeout(timeout_seconds, self.config.workflow_task_timeout_s),
                 };
                 let (tasks, answers) = (self.tasks.clone(), self.answers.0.clone());

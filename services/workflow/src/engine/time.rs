@@ -17,8 +17,9 @@ pub(super) struct Pace {
     each: Duration,
 }
 
-/// How long a turn may take.
-const TURN: Duration = Duration::from_millis(15);
+/// How long a turn may take, and how long when others are likely to come.
+pub(super) const TURN: Duration = Duration::from_millis(15);
+pub(super) const TURN_SHORT: Duration = Duration::from_millis(4);
 const TURN_MIN: usize = 16;
 
 impl Pace {
@@ -33,8 +34,8 @@ impl Pace {
     }
 
     /// Runs of the next turn, `most` at most.
-    pub(super) fn runs(&self, most: usize) -> usize {
-        let runs = TURN.as_micros() / self.each.as_micros().max(1);
+    pub(super) fn runs(&self, turn: Duration, most: usize) -> usize {
+        let runs = turn.as_micros() / self.each.as_micros().max(1);
         usize::try_from(runs).unwrap_or(most).clamp(TURN_MIN, most)
     }
 }
@@ -121,14 +122,14 @@ mod tests {
     #[test]
     fn slow_runs_make_short_turns() {
         let mut pace = Pace::new();
-        assert_eq!(pace.runs(500), 100);
+        assert_eq!(pace.runs(TURN, 500), 100);
         for _ in 0..100 {
             pace.add(10, Duration::from_secs(1));
         }
-        assert_eq!(pace.runs(500), TURN_MIN);
+        assert_eq!(pace.runs(TURN, 500), TURN_MIN);
         for _ in 0..100 {
             pace.add(100, Duration::from_micros(100));
         }
-        assert_eq!(pace.runs(500), 500);
+        assert_eq!(pace.runs(TURN, 500), 500);
     }
 }

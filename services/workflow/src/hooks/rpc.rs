@@ -26,7 +26,7 @@ use crate::{
     error::Error,
     fair,
     runs::{
-        model::{NewRun, RunId, Trigger},
+        model::{Depth, NewRun, RunId, Trigger},
         rpc::starter,
     },
     starts::{Delivery, Start},
@@ -285,7 +285,8 @@ async fn deeds(tx: &mut TenantTx, hook: &model::Hook, seen: &Value) -> Result<Ve
             None => {}
             Some(Deed::Start { workflow_id, input }) => {
                 let (created_by, roles) = (created_by.clone(), roles.clone());
-                let start = Start { workflow_id, input, created_by, roles, trigger: Trigger::Webhook };
+                let start =
+                    Start { workflow_id, input, created_by, roles, trigger: Trigger::Webhook, depth: Depth::default() };
                 deeds.push(Planned::Start(Box::new(start.into())));
             }
             Some(Deed::Signal { run, signal, payload }) => deeds.push(Planned::Signal { run, signal, payload }),

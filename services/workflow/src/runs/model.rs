@@ -122,8 +122,38 @@ pub struct Parent {
     pub token: Option<i64>,
     /// CANCEL, TERMINATE or ABANDON: what becomes of it when the parent ends.
     pub close: &'static str,
-    /// Runs above the new one.
-    pub depth: i16,
+}
+
+/// What stands above a run: runs that started one another count in ones, events that started runs in hundreds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth(pub i16);
+
+impl Depth {
+    const EVENT: i16 = 100;
+
+    /// Runs above it since an event started one.
+    #[must_use]
+    pub fn runs(self) -> i16 {
+        self.0 % Self::EVENT
+    }
+
+    /// Events above it.
+    #[must_use]
+    pub fn events(self) -> u8 {
+        u8::try_from(self.0 / Self::EVENT).unwrap_or(u8::MAX)
+    }
+
+    /// That of a run which one at this depth starts.
+    #[must_use]
+    pub fn below(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// That of a run which an event starts, with so many events above what it tells of.
+    #[must_use]
+    pub fn after(events: u8) -> Self {
+        Self((i16::from(events) + 1).saturating_mul(Self::EVENT))
+    }
 }
 
 /// A run that is about to be.
@@ -143,6 +173,7 @@ pub struct NewRun {
     /// The same key with the same request is the same run.
     pub idempotency_key: Option<String>,
     pub parent: Option<Parent>,
+    pub depth: Depth,
 }
 
 /// Which runs a list shows; an absent filter shows all.

@@ -8,7 +8,7 @@ use tenon_proto::workflow::v1::{
 
 use super::{
     explain::{Code, Why},
-    model::{self, Filter, NewRun, Trigger},
+    model::{self, Depth, Filter, NewRun, Trigger},
     rpc::starter,
     start::KEY_MAX,
 };
@@ -61,6 +61,7 @@ pub(super) fn new_run(caller: &Caller, request: CreateRunRequest) -> Result<NewR
         concurrency,
         idempotency_key: (!request.idempotency_key.is_empty()).then_some(request.idempotency_key),
         parent: None,
+        depth: Depth::default(),
     })
 }
 

@@ -358,6 +358,7 @@ pub(super) async fn changed(changes: &mut Receiver<(TenantId, RunId)>, run: (Ten
 pub(crate) fn starter(caller: &Caller) -> String {
     match &caller.principal {
         Principal::User { user, .. } => user.to_string(),
+        Principal::Key { key } => format!("key:{key}"),
         Principal::Service { name } => format!("svc:{name}"),
         Principal::Operator => "operator".to_owned(),
         Principal::Anyone => String::new(),

@@ -9,7 +9,7 @@ use tenon_chassis::{Fault, TenantTx};
 use tonic::Code;
 
 use super::{
-    model::{NewRun, Run, RunId, partition},
+    model::{Depth, NewRun, Run, RunId, partition},
     rpc::created,
     store::{self, Place},
     template::{Template, Templates},
@@ -83,7 +83,7 @@ impl Starter {
             let (tenant, id) = (tx.tenant(), RunId::new(tx.clock()));
             let partition = partition(tenant, id, self.partitions);
             let place = Place { tenant, id, partition, version: *version, hold: hold.clone() };
-            if new.idempotency_key.is_none() && new.concurrency.is_none() {
+            if new.idempotency_key.is_none() && new.concurrency.is_none() && new.depth == Depth::default() {
                 self.quotas.admit_run(tenant).map_err(at)?;
                 plain.push((place, new));
                 started.push(None);
@@ -108,7 +108,7 @@ impl Starter {
         tx.clock().now() + TimeDelta::days(self.keys_days.into())
     }
 
-    /// Starts a run under a key, or that takes turns.
+    /// Starts a run under a key, that takes turns, or that an event started.
     async fn start_special(&self, tx: &mut TenantTx, place: Place, new: NewRun) -> Result<Started, Error> {
         let tenant = place.tenant.uuid();
         if let Some(key) = &new.idempotency_key {

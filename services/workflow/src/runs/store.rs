@@ -160,7 +160,7 @@ pub(crate) async fn insert<'c>(
         parent.map(|parent| parent.run.uuid()),
         parent.and_then(|parent| parent.token),
         parent.map(|parent| parent.close),
-        parent.map_or(0, |parent| parent.depth),
+        run.depth.0,
         place.hold.as_deref()
     );
     Ok(row.fetch_one(db).await?)

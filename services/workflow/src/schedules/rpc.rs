@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     json,
     runs::{
-        model::{RunId, Trigger},
+        model::{Depth, RunId, Trigger},
         rpc::starter,
     },
     starts::Start,
@@ -108,6 +108,7 @@ impl ScheduleService for Schedules {
                 created_by: starter(&caller),
                 roles: caller.roles.clone(),
                 trigger: Trigger::Cron,
+                depth: Depth::default(),
             };
             runs.push(format!("runs/{}", self.starts.start(&mut tx, start).await?));
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Error,
     hooks,
-    runs::model::Trigger,
+    runs::model::{Depth, Trigger},
     starts::{self, Start, Starts},
 };
 
@@ -135,6 +135,7 @@ impl Ticker {
             created_by: schedule.created_by.clone(),
             roles: schedule.roles.clone(),
             trigger: Trigger::Cron,
+            depth: Depth::default(),
         };
         match self.starts.start(tx, start).await {
             Ok(run) => Ok(Some(run.uuid())),

@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::asl::parse;
 
+mod examples;
+
 fn run_with(definition: &Value, input: Value, mocks: &Value) -> Value {
     let machine = parse(definition, &|_, _| Vec::new()).unwrap_or_else(|faults| panic!("{faults:#?}"));
     let mocks = Mocks::parse(mocks, None, None).unwrap();
     let at = DateTime::from_timestamp(1_735_689_600, 0).unwrap();
-    simulate(&machine, mocks, Start { name: "Machine".to_owned(), input, at, seed: 1 }).to_json()
+    simulate(&machine, mocks, Start { name: "Machine".to_owned(), input, at, seed: 1 }).to_json(Form::Plain)
 }
 
 fn run(definition: &Value, input: Value) -> Value {
@@ -301,6 +303,11 @@ fn items_may_be_read_from_elsewhere() {
     assert_eq!(report["output"], json!([{"v": 1, "b": "bucket"}, {"v": 2, "b": "bucket"}]));
     assert_eq!(details(&report, 3), &json!({"length": 0}));
     let mut map = map;
+    map["ItemReader"]["ReaderConfig"] = json!({"InputType": "JSON", "MaxItemsPath": "$.most"});
+    let input = json!({"b": "bucket", "most": 1});
+    let report = run_with(&only(map.clone()), input, &json!({"S": [{"return": [1, 2]}]}));
+    assert_eq!(report["output"], json!([{"v": 1, "b": "bucket"}]));
+    map["ItemReader"].as_object_mut().unwrap().remove("ReaderConfig");
     map["ResultWriter"] =
         json!({"Resource": "arn:aws:states:::s3:putObject", "Parameters": {"Bucket": "b", "Prefix": "p"}});
     let report = run_with(&only(map), json!({"b": "bucket"}), &json!({"S": [{"return": []}]}));
@@ -432,7 +439,7 @@ fn mock_files_of_step_functions_local_work_as_they_are() {
     let go = |case: &str| {
         let mocks = Mocks::parse(&file, None, Some(case)).unwrap();
         let at = DateTime::from_timestamp(0, 0).unwrap();
-        simulate(&machine, mocks, Start { name: "M".to_owned(), input: json!({}), at, seed: 1 }).to_json()
+        simulate(&machine, mocks, Start { name: "M".to_owned(), input: json!({}), at, seed: 1 }).to_json(Form::Plain)
     };
     assert_eq!(go("Happy")["output"], json!({"ok": 1}));
     assert_eq!(go("Sad")["error"], "Down");

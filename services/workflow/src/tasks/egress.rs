@@ -10,13 +10,13 @@ use std::{
 
 use ipnet::IpNet;
 use reqwest::{
-    Client, Request, Response, Url,
+    Certificate, Client, Request, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect::Policy,
 };
 use url::Host;
 
-use crate::asl::Failure;
+use crate::{asl::Failure, config::Config};
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +42,21 @@ impl Networks {
     }
 }
 
+/// Certificates of authorities that are trusted beside the system's: the path of a file in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct Authorities(Arc<[Certificate]>);
+
+impl FromStr for Authorities {
+    type Err = String;
+    fn from_str(path: &str) -> Result<Self, Self::Err> {
+        let pem = std::fs::read(path).map_err(|why| format!("{path} cannot be read: {why}"))?;
+        match Certificate::from_pem_bundle(&pem) {
+            Ok(certificates) if !certificates.is_empty() => Ok(Self(certificates.into())),
+            _ => Err(format!("{path} has no certificate in PEM")),
+        }
+    }
+}
+
 /// Sends requests to public addresses and those that the operator allows.
 pub(crate) struct Egress {
     client: Client,
@@ -54,7 +69,12 @@ pub(crate) struct Egress {
 struct Refused(String);
 
 impl Egress {
-    pub(crate) fn new(allowed: &Networks) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
+        let trusted = config.workflow_http_ca.clone().unwrap_or_default();
+        Self::new(&config.workflow_http_allow_cidrs, &trusted)
+    }
+
+    fn new(allowed: &Networks, trusted: &Authorities) -> Self {
         let client = Client::builder()
             // The addresses that this resolver lets through are the very ones that are connected to: a name that
             // answers differently the next time gains nothing.
@@ -62,6 +82,7 @@ impl Egress {
             // A redirect would have to be judged as the first address was; whoever wants it calls again.
             .redirect(Policy::none())
             .no_proxy()
+            .tls_certs_merge(trusted.0.iter().cloned())
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .user_agent(concat!("tenon/", env!("CARGO_PKG_VERSION")))
@@ -259,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_url_is_http_without_credentials_and_no_private_address() {
-        let egress = Egress::new(&Networks::default());
+        let egress = Egress::new(&Networks::default(), &Authorities::default());
         assert!(egress.url("https://api.example.com:8443/a?b=c").is_ok());
         for private in
             ["http://127.0.0.1/", "http://0x7f.1/", "http://2130706433/", "http://[::1]/", "http://[::ffff:10.0.0.1]/"]
@@ -269,7 +290,7 @@ mod tests {
         for invalid in ["file:///etc/passwd", "ftp://x", "x", "https://u:p@x.test/"] {
             assert_eq!(egress.url(invalid).unwrap_err().error, "INVALID_ARGUMENTS", "{invalid}");
         }
-        let allowing = Egress::new(&"127.0.0.0/8, fd00::/8".parse().unwrap());
+        let allowing = Egress::new(&"127.0.0.0/8, fd00::/8".parse().unwrap(), &Authorities::default());
         let url = allowing.url("http://127.0.0.1/").unwrap();
         assert!(allowing.may_carry_secrets(&url) && allowing.url("http://10.0.0.1/").is_err());
         assert!(!allowing.may_carry_secrets(&"http://example.com/".parse().unwrap()));

@@ -8,7 +8,10 @@ use super::{
     arguments::{Field, Kind, optional},
     parsed,
 };
-use crate::asl::{Failure, Fault};
+use crate::{
+    asl::{Failure, Fault},
+    error::Error,
+};
 
 pub(super) const FIELDS: &[Field] = &[optional("subject", Kind::Text), optional("data", Kind::Any)];
 
@@ -57,8 +60,10 @@ impl Tasks {
             return Err(Failure::new("INVALID_ARGUMENTS", "data holds a NUL character, which cannot be kept"));
         }
         let event = self.outgoing(call, (kind, subject), arguments.data);
-        let unavailable = |error: crate::error::Error| Failure::new("UNAVAILABLE", error.to_string());
-        self.emit(&event).await.map_err(unavailable)?;
+        self.emit(&event).await.map_err(|error| match error {
+            Error::Refused(fault) => Failure::new(fault.reason, fault.message),
+            error => Failure::new("UNAVAILABLE", error.to_string()),
+        })?;
         Ok(json!({ "id": event.id.to_string() }))
     }
 }

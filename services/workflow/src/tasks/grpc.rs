@@ -71,12 +71,16 @@ fn fields(message: &MessageDescriptor, value: &Value, pointer: String, faults: &
     };
     for (key, value) in object {
         let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
-        let found = message.fields().find(|field| field.json_name() == key || field.name() == key);
+        // `name.$` is a path, in templates that are written in JSONPath.
+        let (name, is_path) = key.strip_suffix(".$").map_or((key.as_str(), false), |name| (name, true));
+        let found = message.fields().find(|field| field.json_name() == name || field.name() == name);
         let Some(found) = found else {
-            faults.push(Fault { pointer, reason: format!("{} has no field {key}", message.full_name()) });
+            faults.push(Fault { pointer, reason: format!("{} has no field {name}", message.full_name()) });
             continue;
         };
-        inside(&found, value, &pointer, faults);
+        if !is_path {
+            inside(&found, value, &pointer, faults);
+        }
     }
 }
 
@@ -185,6 +189,12 @@ mod tests {
         let none: [&str; 0] = [];
         assert_eq!(faults(ingest, &json!("{% $states.input %}")), none);
         assert_eq!(faults(ingest, &json!({"events": ["{% $event %}"]})), none);
+        assert_eq!(faults(ingest, &json!({"events": [{"id.$": "$.id", "meter": "m"}]})), none);
+        assert_eq!(faults(ingest, &json!({"events.$": "$.list"})), none);
+        assert_eq!(
+            faults(ingest, &json!({"events": [{"metre.$": "$.m"}]})),
+            ["/Arguments/events/0/metre.$ tenon.billing.v1.UsageEvent has no field metre"]
+        );
         assert!(faults(ingest, &json!(1))[0].contains("must be an object"));
         let create = "grpc:tenon.workflow.v1.RunService/CreateRun";
         assert_eq!(faults(create, &json!({"workflow": "x", "entity_id": "y", "input": {"any": 1}})), none);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tenon_chassis::{EventId, bus, fail};
-use uuid::Builder;
+use uuid::{Builder, Version};
 
 use super::{Call, Tasks};
 use crate::{asl::Failure, error::Error};
@@ -57,9 +57,17 @@ impl Tasks {
     }
 }
 
-/// Consumers count an id once, and this attempt always comes to the same (RFC 9562 section 5.8).
+/// Consumers count an id once, and this attempt always comes to the same (RFC 9562 section 5.8). Its last byte is how many
+/// events led to the run: so those that start runs by events know when they go round.
 fn id_of(call: &Call, kind: &str, subject: &str) -> EventId {
     let hash = Sha256::digest(format!("{}/{}/{kind}/{subject}", call.tenant, call.idempotency_key));
-    let bytes: [u8; 16] = hash[..16].try_into().expect("a SHA-256 has more than 16 bytes");
+    let mut bytes: [u8; 16] = hash[..16].try_into().expect("a SHA-256 has more than 16 bytes");
+    bytes[15] = call.events_above;
     Builder::from_custom_bytes(bytes).into_uuid().into()
+}
+
+/// The events that led to the run whose task made this id; `None` when no task did.
+pub(crate) fn events_above(id: EventId) -> Option<u8> {
+    let id = id.uuid();
+    (id.get_version() == Some(Version::Custom)).then(|| id.as_bytes()[15])
 }

@@ -121,11 +121,11 @@ fn next(text: &str) -> Option<(&str, &str, &str)> {
     Some((before, name, after))
 }
 
-fn named(fields: &Map<String, Value>) -> Option<&str> {
+pub(super) fn named(fields: &Map<String, Value>) -> Option<&str> {
     if fields.len() == 1 { fields.get("$secret")?.as_str() } else { None }
 }
 
-fn find(value: &Value, names: &mut Vec<String>) {
+pub(super) fn find(value: &Value, names: &mut Vec<String>) {
     match value {
         Value::String(text) => {
             let mut rest = text.as_str();

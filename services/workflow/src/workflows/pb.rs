@@ -133,6 +133,7 @@ impl From<model::Workflow> for Workflow {
             version: row.version,
             definition,
             create_time: Some(timestamp(row.created_at)),
+            warnings: Vec::new(),
             envelope: (envelope != Envelope::default()).then(|| write(envelope)),
         }
     }

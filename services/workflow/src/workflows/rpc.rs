@@ -1,5 +1,7 @@
 //! WorkflowService.
 
+use std::{cell::RefCell, collections::BTreeSet};
+
 use serde_json::Value;
 use tenon_chassis::{Caller, Fault, TenantTx, paging::Page};
 use tenon_proto::workflow::v1::{
@@ -20,7 +22,7 @@ use crate::{
     error::{Error, FAULTS_MAX},
     json,
     runs::rpc::starter,
-    tasks,
+    tasks::{self, Need},
 };
 
 #[tonic::async_trait]
@@ -32,13 +34,14 @@ impl WorkflowService for Workflows {
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
         let mut tx = self.db.begin(&caller).await?;
-        let faults = self.faults(&mut tx, &caller.roles, &definition, &envelope).await?;
+        let about = (workflow_id, &definition, &envelope);
+        let Verdict { faults, warnings } = self.judge(&mut tx, &caller.roles, about, request.refuse_missing).await?;
         if !faults.is_empty() {
             return Err(Error::InvalidDefinition(faults).into());
         }
         let publisher = Publisher { created_by: starter(&caller), roles: caller.roles.clone() };
         let workflow = store::insert(&mut tx, workflow_id, (&definition, &envelope), &publisher).await?;
-        Ok(tx.reply(workflow.into()).await?)
+        Ok(tx.reply(Workflow { warnings: told(warnings), ..workflow.into() }).await?)
     }
 
     async fn validate_workflow(
@@ -53,11 +56,10 @@ impl WorkflowService for Workflows {
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
         let mut tx = self.db.begin(&caller).await?;
-        let faults = self.faults(&mut tx, &caller.roles, &definition, &envelope).await?;
+        let about = (request.workflow_id.as_str(), &definition, &envelope);
+        let Verdict { faults, warnings } = self.judge(&mut tx, &caller.roles, about, request.refuse_missing).await?;
         let valid = faults.is_empty();
-        let fault = |fault: asl::Fault| DefinitionFault { field: fault.pointer, reason: fault.reason };
-        let faults = faults.into_iter().take(FAULTS_MAX).map(fault).collect();
-        Ok(tx.reply(ValidateWorkflowResponse { valid, faults }).await?)
+        Ok(tx.reply(ValidateWorkflowResponse { valid, faults: told(faults), warnings: told(warnings) }).await?)
     }
 
     async fn get_workflow(&self, request: Request<GetWorkflowRequest>) -> Result<Response<Workflow>, Status> {
@@ -106,8 +108,30 @@ impl WorkflowService for Workflows {
     }
 }
 
+/// What is wrong, and what is missing yet.
+struct Verdict {
+    faults: Vec<asl::Fault>,
+    warnings: Vec<asl::Fault>,
+}
+
 impl Workflows {
-    /// Everything that is wrong with a template and its envelope.
+    /// Everything that is wrong with a template and its envelope. What it needs and may be made later is no fault, unless it
+    /// is to be refused.
+    async fn judge(
+        &self,
+        tx: &mut TenantTx,
+        roles: &[String],
+        (workflow_id, definition, envelope): (&str, &Value, &Envelope),
+        refuse_missing: bool,
+    ) -> Result<Verdict, Error> {
+        let mut faults = self.faults(tx, roles, definition, envelope).await?;
+        let mut warnings = if faults.is_empty() { missing(tx, workflow_id, definition).await? } else { Vec::new() };
+        if refuse_missing {
+            faults.append(&mut warnings);
+        }
+        Ok(Verdict { faults, warnings })
+    }
+
     async fn faults(
         &self,
         tx: &mut TenantTx,
@@ -127,6 +151,40 @@ impl Workflows {
         faults.extend(below("envelope", around));
         Ok(faults)
     }
+}
+
+/// The secrets and workflows that a template without faults refers to and that are not there. It may start itself.
+async fn missing(tx: &mut TenantTx, workflow_id: &str, definition: &Value) -> Result<Vec<asl::Fault>, Error> {
+    let (mut secrets, mut workflows) = (Vec::new(), Vec::new());
+    for need in needed(definition) {
+        match need {
+            Need::Secret(name) => secrets.push(name),
+            Need::Workflow(id) if id != workflow_id => workflows.push(id),
+            Need::Workflow(_) => {}
+        }
+    }
+    let lacks: BTreeSet<Need> = store::list_missing(tx, &secrets, &workflows).await?.into_iter().collect();
+    let tell = |resource: &str, arguments: Option<&_>| {
+        let needs = tasks::needs(resource, arguments).into_iter();
+        needs.filter(|(_, need)| lacks.contains(need)).map(|(pointer, need)| need.missing(pointer)).collect()
+    };
+    Ok(below("definition", asl::parse(definition, &tell).err().unwrap_or_default()))
+}
+
+fn needed(definition: &Value) -> BTreeSet<Need> {
+    let found = RefCell::new(BTreeSet::new());
+    let collect = |resource: &str, arguments: Option<&_>| {
+        found.borrow_mut().extend(tasks::needs(resource, arguments).into_iter().map(|(_, need)| need));
+        Vec::new()
+    };
+    // It has no faults.
+    let _ = asl::parse(definition, &collect);
+    found.into_inner()
+}
+
+fn told(faults: Vec<asl::Fault>) -> Vec<DefinitionFault> {
+    let told = |fault: asl::Fault| DefinitionFault { field: fault.pointer, reason: fault.reason };
+    faults.into_iter().take(FAULTS_MAX).map(told).collect()
 }
 
 fn below(root: &str, faults: Vec<asl::Fault>) -> Vec<asl::Fault> {

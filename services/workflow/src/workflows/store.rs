@@ -7,7 +7,7 @@ use super::{
     envelope::{Envelope, Source, Trigger},
     model::{Publisher, Workflow},
 };
-use crate::{error::Error, schedules};
+use crate::{error::Error, schedules, tasks::Need};
 
 /// Adds the next version and puts its triggers in the place of those before, or returns the latest when it is the same.
 pub(crate) async fn insert(
@@ -142,4 +142,29 @@ pub(crate) async fn has_hook(tx: &mut TenantTx, hook_id: &str) -> Result<bool, E
         hook_id
     );
     Ok(found.fetch_one(tx).await?)
+}
+
+/// Those of these secrets and workflows that are not there.
+pub(crate) async fn list_missing(
+    tx: &mut TenantTx,
+    secrets: &[String],
+    workflows: &[String],
+) -> Result<Vec<Need>, Error> {
+    if secrets.is_empty() && workflows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"select n.name as "name!", n.is_secret as "is_secret!" from (
+               select name, true as is_secret from unnest($2::text[]) as s (name)
+               where not exists (select from workflow.secrets k where k.tenant_id = $1 and k.name = s.name)
+               union all
+               select id, false from unnest($3::text[]) as w (id)
+               where not exists (select from workflow.workflows k where k.tenant_id = $1 and k.workflow_id = w.id)
+           ) as n"#,
+        tx.tenant().uuid(),
+        secrets,
+        workflows
+    );
+    let rows = rows.fetch_all(tx).await?.into_iter();
+    Ok(rows.map(|row| if row.is_secret { Need::Secret(row.name) } else { Need::Workflow(row.name) }).collect())
 }

@@ -91,8 +91,9 @@ impl Parser<'_> {
         {
             fields.fault("HeartbeatSeconds", "must be less than TimeoutSeconds", &mut self.faults);
         }
-        let arguments = if language == Language::Jsonata { fields.get("Arguments") } else { None };
-        self.check(&fields.pointer, resource, arguments);
+        let field = if language == Language::Jsonata { "Arguments" } else { "Parameters" };
+        let written = (field, fields.get(field));
+        self.check(&fields.pointer, resource, written);
         Some(Kind::Task(Task { resource: resource.to_owned(), timeout_seconds, heartbeat_seconds, credentials }))
     }
 

@@ -89,15 +89,29 @@ impl Parser<'_> {
         let value = fields.get("ItemReader")?;
         let mut reader = Fields::of(value, fields.at("ItemReader"), &mut self.faults)?;
         reader.get("Comment");
-        reader.get("ReaderConfig");
+        let max_items = self.reader_config(language, &mut reader);
         let resource = reader.required_text("Resource", &mut self.faults);
         let name = if language == Language::Jsonata { "Arguments" } else { "Parameters" };
         let arguments = reader.template(name, language, &mut self.faults);
         if let Some(resource) = resource {
-            self.check(&reader.pointer, resource, None);
+            let written = (name, reader.get(name));
+            self.check(&reader.pointer, resource, written);
         }
         reader.finish("an ItemReader", language, &mut self.faults);
-        Some(Reader { resource: resource?.to_owned(), arguments })
+        Some(Reader { resource: resource?.to_owned(), arguments, max_items })
+    }
+
+    /// How much is read. What says in which form things are stored is the reader's own to know.
+    fn reader_config(&mut self, language: Language, reader: &mut Fields<'_>) -> Option<Field> {
+        let value = reader.get("ReaderConfig")?;
+        let mut config = Fields::of(value, reader.at("ReaderConfig"), &mut self.faults)?;
+        let form = ["InputType", "CSVHeaderLocation", "CSVHeaders", "CSVDelimiter", "ManifestType", "Transformation"];
+        for name in ["Comment", "ItemsPointer"].into_iter().chain(form) {
+            config.get(name);
+        }
+        let max_items = self.count(("MaxItems", "MaxItemsPath"), language, &mut config);
+        config.finish("a reader config", language, &mut self.faults);
+        max_items
     }
 
     fn batcher(&mut self, language: Language, fields: &mut Fields<'_>) -> Option<Batcher> {

@@ -128,17 +128,21 @@ impl Parser<'_> {
         let resource = undo.required_text("Resource", &mut self.faults);
         let arguments = undo.template("Arguments", Language::Jsonata, &mut self.faults);
         if let Some(resource) = resource {
-            let written = undo.get("Arguments");
+            let written = ("Arguments", undo.get("Arguments"));
             self.check(&undo.pointer, resource, written);
         }
         undo.finish("a Compensate", Language::Jsonata, &mut self.faults);
         Some(Compensate { resource: resource?.to_owned(), arguments })
     }
 
-    /// Hands a task to who knows its Resource.
-    pub(super) fn check(&mut self, pointer: &str, resource: &str, arguments: Option<&Value>) {
-        for fault in (self.check_task)(resource, arguments) {
-            self.faults.push(Fault { pointer: format!("{pointer}{}", fault.pointer), reason: fault.reason });
+    /// Hands a task to who knows its Resource, with what is written of its arguments and in which field.
+    pub(super) fn check(&mut self, pointer: &str, resource: &str, (field, written): (&str, Option<&Value>)) {
+        for Fault { pointer: below, reason } in (self.check_task)(resource, written) {
+            let pointer = match below.strip_prefix("/Arguments") {
+                Some(below) => format!("{pointer}/{field}{below}"),
+                None => format!("{pointer}{below}"),
+            };
+            self.faults.push(Fault { pointer, reason });
         }
     }
 }

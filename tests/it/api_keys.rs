@@ -1,0 +1,204 @@
+//! API keys from their making to their end: shown once, no stronger than who makes them, the tenant's own, and refused within
+//! a second of being revoked.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method as Verb, StatusCode};
+use serde_json::{Value, json};
+use tenon_proto::{
+    auth::v1::{
+        CreateApiKeyRequest, ListUsersRequest, api_key_service_client::ApiKeyServiceClient,
+        user_service_client::UserServiceClient,
+    },
+    workflow::v1::{ListRunsRequest, run_service_client::RunServiceClient},
+};
+use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
+use tonic_types::StatusExt as _;
+
+use crate::harness::{Backends, Mesh, Tenant, answer, eventually, reason, text};
+
+/// The requirement: a revoked key is refused everywhere within one second.
+const WITHIN: Duration = Duration::from_secs(1);
+
+async fn make(mesh: &Mesh, token: &str, body: &Value) -> (StatusCode, Value) {
+    mesh.post("/v1/api-keys", token, body).await
+}
+
+async fn made(mesh: &Mesh, tenant: &Tenant, body: &Value) -> Value {
+    let (status, key) = make(mesh, &tenant.token, body).await;
+    assert_eq!(status, StatusCode::OK, "{key}");
+    key
+}
+
+/// GET with an API key in its own header.
+async fn get(mesh: &Mesh, path: &str, key: &str) -> (u16, Value) {
+    let (status, answer) = answer(mesh.request(Verb::GET, path).header("x-api-key", key)).await;
+    (status.as_u16(), answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_once_and_calls_in_its_tenants_name() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
+    let key =
+        made(&mesh, &acme, &json!({ "displayName": " ci ", "roles": ["viewer"], "permissions": ["workflow.runs.*"] }))
+            .await;
+    let secret = text(&key["secret"]);
+    assert!(secret.starts_with("tnk_") && secret.len() == 95, "{secret}");
+    for (field, expected) in [
+        ("displayName", json!("ci")),
+        ("roles", json!(["viewer"])),
+        ("permissions", json!(["workflow.runs.*"])),
+        ("lastUseTime", Value::Null),
+    ] {
+        assert_eq!(key[field], expected, "{field}: {key}");
+    }
+    assert!(key["createdBy"].as_str().is_some_and(|user| user.starts_with("users/usr_")), "{key}");
+
+    // Who it is, by either header, on any host and on its tenant's.
+    let (status, me) = get(&mesh, "/v1/auth/whoami", &secret).await;
+    assert_eq!((status, &me["apiKey"], &me["tenant"]), (200, &key["name"], &json!(acme.name)), "{me}");
+    assert_eq!((&me["roles"], &me["user"]), (&json!(["viewer", "workflow.runs.*"]), &json!("")));
+    for (host, expected) in [("acme.localhost", (200, "")), ("globex.localhost", (403, "TENANT_HOST_MISMATCH"))] {
+        let request = mesh.request(Verb::GET, "/v1/auth/whoami").header("host", host).bearer_auth(&secret);
+        let (status, got) = answer(request).await;
+        assert_eq!((status.as_u16(), &*reason(&got)), expected, "{host}: {got}");
+    }
+    what_it_may_do(&mesh, &acme, &key).await;
+    its_tenants_own(&mesh, &acme, &globex, &key).await;
+    only_the_edge_takes_it(&mesh, &secret).await;
+}
+
+/// A viewer who may handle runs, and nothing else; what it starts bears its name.
+async fn what_it_may_do(mesh: &Mesh, acme: &Tenant, key: &Value) {
+    let secret = text(&key["secret"]);
+    let definition = json!({ "StartAt": "A", "States": { "A": { "Type": "Succeed" } } });
+    let body = json!({ "workflowId": "hello", "definition": definition });
+    let publish = mesh.request(Verb::POST, "/v1/workflows").header("x-api-key", &secret).json(&body);
+    let (status, refused) = answer(publish).await;
+    assert_eq!((status.as_u16(), &*reason(&refused)), (403, "PERMISSION_DENIED"), "{refused}");
+    assert_eq!(mesh.post("/v1/workflows", &acme.token, &body).await.0, StatusCode::OK);
+    // Under an idempotency key it is one run, as for a user.
+    let start = || {
+        let request = mesh.request(Verb::POST, "/v1/runs").header("x-api-key", &secret).header("idempotency-key", "k");
+        answer(request.json(&json!({ "workflow": "hello" })))
+    };
+    let ((status, run), (_, again)) = (start().await, start().await);
+    assert_eq!((status, &run["name"]), (StatusCode::OK, &again["name"]), "{run}");
+    let by = format!("key:{}", text(&key["name"]).trim_start_matches("api-keys/"));
+    let sql = "select created_by from workflow.runs";
+    let starter: String = sqlx::query_scalar(sql).fetch_one(&mut mesh.database.owner().await).await.expect("one run");
+    assert_eq!(starter, by);
+    // Keys make no keys, whatever they may do.
+    let all = made(mesh, acme, &json!({ "displayName": "all", "roles": ["admin"] })).await;
+    let (status, refused) =
+        make(mesh, &text(&all["secret"]), &json!({ "displayName": "x", "roles": ["viewer"] })).await;
+    assert_eq!((status.as_u16(), &*reason(&refused)), (403, "USER_REQUIRED"), "{refused}");
+
+    let channel = Endpoint::from_shared(mesh.url.clone()).expect("a URL").connect().await.expect("the edge takes it");
+    let mut request = Request::new(ListRunsRequest::default());
+    request.metadata_mut().insert("x-api-key", secret.parse().expect("a key is a header"));
+    let runs = RunServiceClient::new(channel).list_runs(request).await.expect("it is let in").into_inner().runs;
+    assert_eq!(runs.len(), 1);
+    let used = eventually("its use is written down", || async {
+        let (_, read) = mesh.get(&format!("/v1/{}", text(&key["name"])), &acme.token).await;
+        read["lastUseTime"].is_string().then_some(read)
+    })
+    .await;
+    assert_eq!(used["secret"], "", "{used}");
+}
+
+async fn its_tenants_own(mesh: &Mesh, acme: &Tenant, globex: &Tenant, key: &Value) {
+    let name = text(&key["name"]);
+    for (verb, token, expected) in [(Verb::GET, &globex.token, 404), (Verb::DELETE, &globex.token, 404)] {
+        let (status, refused) = answer(mesh.request(verb.clone(), &format!("/v1/{name}")).bearer_auth(token)).await;
+        assert_eq!((status.as_u16(), &*reason(&refused)), (expected, "API_KEY_NOT_FOUND"), "{verb}: {refused}");
+    }
+    let (_, list) = mesh.get("/v1/api-keys", &globex.token).await;
+    assert_eq!(list["apiKeys"], json!([]));
+    let (_, list) = mesh.get("/v1/api-keys?pageSize=1", &acme.token).await;
+    assert_eq!(list["apiKeys"][0]["displayName"], "all", "newest first: {list}");
+    let (_, list) = mesh.get(&format!("/v1/api-keys?pageToken={}", text(&list["nextPageToken"])), &acme.token).await;
+    assert_eq!((&list["apiKeys"][0]["name"], &list["apiKeys"][0]["secret"]), (&key["name"], &json!("")), "{list}");
+}
+
+/// On a service's own port only tokens count, and the refusal says what to send.
+async fn only_the_edge_takes_it(mesh: &Mesh, secret: &str) {
+    for (name, value) in [("authorization", format!("Bearer {secret}")), ("x-api-key", secret.to_owned())] {
+        let mut request = Request::new(ListUsersRequest::default());
+        let value: MetadataValue<_> = value.parse().expect("a key is a header");
+        request.metadata_mut().insert(name, value);
+        let refused = UserServiceClient::new(mesh.grpc("auth")).list_users(request).await.expect_err("it is no token");
+        let why = refused.get_details_error_info().map(|info| info.reason);
+        assert_eq!((refused.code(), why.as_deref()), (Code::Unauthenticated, Some("API_KEY_AT_SERVICE")), "{name}");
+        assert!(refused.message().contains("tenon token"), "{}", refused.message());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_no_stronger_than_who_makes_it() {
+    let mesh = Mesh::start_with(Backends::Embedded, &[("TENON_API_KEYS", "3")]).await;
+    let acme = mesh.onboard("acme").await;
+    let body = json!({ "email": "eve@acme.test", "password": "correct horse battery", "roles": ["member"] });
+    assert_eq!(mesh.post("/v1/users", &acme.token, &body).await.0, StatusCode::OK);
+    let (_, session) = mesh.login("acme", "eve@acme.test", "correct horse battery").await;
+    let eve = text(&session["accessToken"]);
+    let (status, refused) = make(&mesh, &eve, &json!({ "displayName": "x", "roles": ["viewer"] })).await;
+    assert_eq!((status.as_u16(), &*reason(&refused)), (403, "PERMISSION_DENIED"), "members make none: {refused}");
+    // A service that acts for an admin gets none either: it is no user.
+    let token = mesh.mesh_token("auth", Some(acme.name.trim_start_matches("tenants/")), &["admin"]);
+    let asked =
+        CreateApiKeyRequest { display_name: "x".to_owned(), roles: vec!["viewer".to_owned()], ..<_>::default() };
+    let mut request = Request::new(asked);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token is a header"));
+    let refused = ApiKeyServiceClient::new(mesh.grpc("auth")).create_api_key(request).await.expect_err("it is nobody");
+    assert_eq!(refused.get_details_error_info().map(|info| info.reason).as_deref(), Some("USER_REQUIRED"));
+
+    for (at, roles) in [json!(["admin"]), json!(["member"]), json!(["viewer"])].into_iter().enumerate() {
+        made(&mesh, &acme, &json!({ "displayName": format!("key {at}"), "roles": roles })).await;
+    }
+    let (status, refused) = make(&mesh, &acme.token, &json!({ "displayName": "x", "roles": ["viewer"] })).await;
+    assert_eq!((status.as_u16(), &*reason(&refused)), (429, "TOO_MANY_API_KEYS"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_refused_within_a_second_and_an_expired_one_in_time() {
+    let mesh = Mesh::start_separately(Backends::Embedded).await;
+    let acme = mesh.onboard("acme").await;
+    let key = made(&mesh, &acme, &json!({ "displayName": "leaked", "roles": ["admin"] })).await;
+    let (name, secret) = (text(&key["name"]), text(&key["secret"]));
+    assert_eq!(get(&mesh, "/v1/auth/whoami", &secret).await.0, 200);
+    let request = mesh.request(Verb::DELETE, &format!("/v1/{name}")).bearer_auth(&acme.token);
+    assert_eq!(answer(request).await.0, StatusCode::OK);
+    let revoked = Instant::now();
+    let refused = eventually("it is refused", || async {
+        let (status, refused) = get(&mesh, "/v1/auth/whoami", &secret).await;
+        (status != 200).then_some((status, refused))
+    })
+    .await;
+    assert!(revoked.elapsed() < WITHIN, "refused after {:?}", revoked.elapsed());
+    assert_eq!((refused.0, &*reason(&refused.1)), (401, "API_KEY_INVALID"));
+    let (status, gone) = mesh.get(&format!("/v1/{name}"), &acme.token).await;
+    assert_eq!((status.as_u16(), &*reason(&gone)), (404, "API_KEY_NOT_FOUND"));
+
+    let (_, now) = mesh.get("/v1/auth/whoami", &acme.token).await;
+    assert!(now["user"].is_string());
+    let soon = soon(&mesh).await;
+    let brief = made(&mesh, &acme, &json!({ "displayName": "brief", "roles": ["admin"], "expireTime": soon })).await;
+    let secret = text(&brief["secret"]);
+    assert_eq!(get(&mesh, "/v1/auth/whoami", &secret).await.0, 200);
+    let expired = eventually("it has expired", || async {
+        let (status, refused) = get(&mesh, "/v1/auth/whoami", &secret).await;
+        (status != 200).then_some((status, refused))
+    })
+    .await;
+    assert_eq!(expired, refused, "the same answer, whatever is wrong with a key");
+    let (_, list) = mesh.get("/v1/api-keys", &acme.token).await;
+    assert_eq!(list["apiKeys"][0]["name"], brief["name"], "it is listed until it is deleted: {list}");
+}
+
+/// A time that is three seconds away, by the clock of the database.
+async fn soon(mesh: &Mesh) -> String {
+    let sql = "select to_char(now() at time zone 'utc' + interval '3 seconds', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')";
+    sqlx::query_scalar(sql).fetch_one(&mut mesh.database.owner().await).await.expect("the database has a clock")
+}

@@ -13,7 +13,7 @@ use opentelemetry_sdk::{
     Resource,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
 };
-use tracing::Span;
+use tracing::{Span, level_filters::LevelFilter, subscriber::Interest};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -92,6 +92,18 @@ where
 {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, context: &tracing_subscriber::layer::Context<'_, S>) -> bool {
         metadata.is_event() && tracing_subscriber::layer::Filter::enabled(&self.0, metadata, context)
+    }
+
+    // Decided once a place in the code, and by level before that: libraries speak at TRACE with every frame and poll.
+    fn callsite_enabled(&self, metadata: &'static tracing::Metadata<'static>) -> Interest {
+        if !metadata.is_event() {
+            return Interest::never();
+        }
+        tracing_subscriber::layer::Filter::<S>::callsite_enabled(&self.0, metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        tracing_subscriber::layer::Filter::<S>::max_level_hint(&self.0)
     }
 }
 

@@ -226,7 +226,7 @@ async fn work(
             Ok(match tls {
                 None => Either::Left(stream),
                 // What a plain connection does not need it has no room for.
-                Some(tls) => Either::Right(Box::new(tls.accept(stream).await?)),
+                Some(tls) => Either::Right(Box::new(Box::pin(tls.accept(stream)).await?)),
             })
         }
     };

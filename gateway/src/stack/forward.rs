@@ -111,13 +111,13 @@ impl Edge {
                     return Err(connect::other_kind("application/connect+json or application/connect+proto"));
                 }
                 let within = Duration::from_secs(self.config.edge_body_timeout_s);
-                connect::unary(ask, json, seen, headers, body, call, within).await.map(Answered::Whole)
+                Box::pin(connect::unary(ask, json, seen, headers, body, call, within)).await.map(Answered::Whole)
             }
             (Protocol::ConnectStream { .. }, _) if streams == (false, false) => {
                 return Err(connect::other_kind("application/json or application/proto"));
             }
             _ if streams == (false, false) => self.pass(ask, seen, headers, body, call).await,
-            _ => self.stream(ask, seen, headers, admitted.slot, body, call, deadline).await,
+            _ => Box::pin(self.stream(ask, seen, headers, admitted.slot, body, call, deadline)).await,
         }?;
         if let Some(use_of) = use_of {
             match &mut answered {

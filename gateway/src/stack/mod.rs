@@ -173,7 +173,7 @@ impl Edge {
         let found = if place.is_some() { found } else { Err(upstreams::overloaded().into()) };
         let answer = match found {
             Ok(Step::Answer(response)) => Ok(Answered::Whole(response)),
-            Ok(Step::Own(path)) => self.own(&loaded, path, &seen, &mut draws, &headers, body).await,
+            Ok(Step::Own(path)) => Box::pin(self.own(&loaded, path, &seen, &mut draws, &headers, body)).await,
             Ok(Step::Call(ask)) => {
                 let span = seen.span(&headers);
                 self.call(&ask, &mut seen, &mut draws, &mut headers, body).instrument(span).await
@@ -318,7 +318,7 @@ impl Edge {
             let mut admitted = timeout_at(by, admitted).await.map_err(|_| upstreams::expired())??;
             admitted.slot = Some(self.slot(seen)?);
             let deadline = asked.map(|asked| seen.started() + asked);
-            return self.forward(ask, seen, headers, admitted, body, deadline).await;
+            return Box::pin(self.forward(ask, seen, headers, admitted, body, deadline)).await;
         }
         let forwarded = async {
             let admitted = self.admitted(ask, seen, draws, headers).await?;

@@ -118,7 +118,7 @@ impl Edge {
                 let line = Line::new(None).into();
                 let mut relay = Relay::new(ask.loaded.clone(), shape(ask, Form::Lines, None), line, Some(deadline));
                 relay.data(frames.take())?;
-                return relayed(seen, Response::from_parts(parts, body), relay, Form::Lines).await;
+                return Box::pin(relayed(seen, Response::from_parts(parts, body), relay, Form::Lines)).await;
             }
         };
         passed(&parts.headers, frames.take(), end)

@@ -56,7 +56,7 @@ pub(super) async fn body(mut body: Incoming, within: Duration, most: usize) -> R
     match read {
         Ok(Ok(Some(read))) => Ok(read),
         Ok(Ok(None)) => {
-            linger(body).await;
+            Box::pin(linger(body)).await;
             Err(too_large())
         }
         Ok(Err(_)) => Err(Refusal::invalid("INVALID_BODY", "", "the body ended before it was complete")),

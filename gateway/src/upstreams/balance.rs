@@ -69,7 +69,7 @@ impl Balance {
     /// The replica for a call, but for those in `tried` if there is another.
     pub(super) async fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Replica>> {
         if self.replicas.load().is_empty() {
-            self.resolve().await;
+            Box::pin(self.resolve()).await;
         }
         let (replicas, now) = (self.replicas.load(), Instant::now());
         let is_new = |replica: &Replica| !tried.contains(&replica.address);

@@ -92,7 +92,8 @@ impl Replica {
             // Who waited for an attempt shares its failure: a crowd must not try one after the other.
             return Err(io::Error::from(io::ErrorKind::NotConnected));
         }
-        let made = self.connector.connect(self.address).await;
+        // Rare and large: every call would carry the room for it.
+        let made = Box::pin(self.connector.connect(self.address)).await;
         slot.attempts.fetch_add(1, Ordering::Release);
         let sender = made?;
         *slot.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());

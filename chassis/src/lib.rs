@@ -27,7 +27,6 @@ pub mod mesh;
 pub mod server;
 
 pub mod fail;
-pub mod limit;
 pub mod telemetry;
 
 pub use caller::Caller;

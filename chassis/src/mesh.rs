@@ -18,7 +18,6 @@ use crate::{
     config::Config,
     directory::Directory,
     guard::Guard,
-    limit::{self, Limiter},
     secret::Sealer,
     token::{MeshKey, Verifier},
 };
@@ -39,7 +38,6 @@ pub struct Shared {
     pub api_keys: ApiKeyServiceClient<Peer>,
     pub sealer: Sealer,
     pub bus: Bus,
-    pub limiter: Arc<Limiter>,
     /// When it is configured. It may be gone at any time: nothing waits for it, and nothing fails without it.
     pub redis: Option<ConnectionManager>,
     /// Every background task of the process; waited for at the end.
@@ -97,13 +95,9 @@ impl Mesh {
             Some(url) => Some(ConnectionManager::new(redis::Client::open(url.as_str())?).await?),
             None => None,
         };
-        let limiter = Arc::new(Limiter::new(clock.clone(), redis.is_some()));
         let sealer = Sealer::new(&config.master_key);
         let (tasks, draining, stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         tasks.spawn(directory.clone().watch(stop.clone()));
-        if let Some(redis) = redis.clone() {
-            tasks.spawn(limit::share(limiter.clone(), redis, stop.clone()));
-        }
         let contract = Arc::new(Contract::embedded());
         Ok(Self(Arc::new(Shared {
             config,
@@ -115,7 +109,6 @@ impl Mesh {
             api_keys,
             sealer,
             bus,
-            limiter,
             redis,
             tasks,
             draining,

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
-use tenon_chassis::limit::Quota;
 use tenon_proto::options::v1::policy::Rate;
 
-use crate::stack::Cidr;
+use crate::{limit::Quota, stack::Cidr};
 
 /// The settings of the edge.
 #[derive(Debug, Clone, Args)]

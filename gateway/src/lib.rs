@@ -2,8 +2,9 @@
 //!
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
-//! (`upstreams`), what is kept and counted for them (`answers`, `usage`), how programs prove themselves (`api_keys`), what
-//! every request goes through (`stack`), the threads that it runs in (`workers`) and the certificate that it comes by (`tls`).
+//! (`upstreams`), what is kept and counted for them (`answers`, `usage`), how often one may call (`limit`), how programs prove themselves
+//! (`api_keys`), what every request goes through (`stack`), the threads that it runs in (`workers`) and the certificate that
+//! it comes by (`tls`).
 
 pub mod config;
 
@@ -20,6 +21,8 @@ pub mod openapi;
 mod upstreams;
 
 mod answers;
+
+mod limit;
 
 mod api_keys;
 

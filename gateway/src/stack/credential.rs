@@ -46,7 +46,7 @@ impl Edge {
     async fn asked(&self, key: Option<&ApiKey>, seen: &Seen, draws: &mut Draws) -> Result<HeaderValue, Refusal> {
         let address = peer::limited_as(seen.client);
         let is_guesser = self.api_keys.is_guesser(address);
-        let mut draw = || draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Login, seen.client);
+        let mut draw = || draws.ip(&self.limiter, &self.config.rates, Rate::Login, seen.client);
         if is_guesser {
             draw()?;
         }

@@ -8,16 +8,15 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tenon_chassis::{
-    Fault,
-    directory::Tenant,
-    limit::{Decision, Limiter, Quota},
-};
+use tenon_chassis::{Fault, directory::Tenant};
 use tenon_proto::options::v1::policy::Rate;
 use tonic::Code;
 
 use super::peer;
-use crate::config::Rates;
+use crate::{
+    config::Rates,
+    limit::{Decision, Limiter, Quota},
+};
 
 pub(super) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");

@@ -92,6 +92,7 @@ use crate::{
     api_keys::ApiKeys,
     config::Config,
     errors::Refusal,
+    limit::{self, Limiter},
     openapi::{self, Page},
     routes::Found,
     upstreams::{self, Loaded, Room},
@@ -126,6 +127,7 @@ pub(crate) struct Edge {
     meter: Meter,
     answers: Arc<Answers>,
     api_keys: Arc<ApiKeys>,
+    limiter: Arc<Limiter>,
     /// Where work goes on that no connection waits for.
     home: Handle,
 }
@@ -144,7 +146,11 @@ impl Edge {
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
         let (api_keys, home) = (ApiKeys::new(&mesh), Handle::current());
         mesh.tasks.spawn(api_keys.clone().watch(mesh.stop.clone()));
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys, home }
+        let limiter = Arc::new(Limiter::new(mesh.clock.clone(), mesh.redis.is_some()));
+        if let Some(redis) = mesh.redis.clone() {
+            mesh.tasks.spawn(limit::share(limiter.clone(), redis, mesh.stop.clone()));
+        }
+        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys, limiter, home }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -179,7 +185,7 @@ impl Edge {
                 let span = seen.span(&headers);
                 self.call(&ask, &mut seen, &mut draws, &mut headers, body).instrument(span).await
             }
-            Err(refusal) => match draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, client) {
+            Err(refusal) => match draws.ip(&self.limiter, &self.config.rates, Rate::Read, client) {
                 Ok(()) => Err(refusal),
                 Err(limited) => Err(limited.into()),
             },
@@ -337,12 +343,12 @@ impl Edge {
         headers: &mut HeaderMap,
     ) -> Result<Admitted, Refusal> {
         let method = &ask.served.method;
-        draws.ip(&self.mesh.limiter, &self.config.rates, method.rate, seen.client)?;
+        draws.ip(&self.limiter, &self.config.rates, method.rate, seen.client)?;
         self.exchanged(method, seen, draws, headers).await?;
         let admitted = self.admit(ask, seen, headers).await?;
         if let (Some(tenant), false) = (&admitted.caller.tenant, method.access == Access::Public) {
-            draws.tenant(&self.mesh.limiter, &self.config.rates, method.rate, tenant)?;
-            let (limiter, rates) = (&self.mesh.limiter, &self.config.rates);
+            draws.tenant(&self.limiter, &self.config.rates, method.rate, tenant)?;
+            let (limiter, rates) = (&self.limiter, &self.config.rates);
             match admitted.caller.principal {
                 Principal::User { user, .. } => draws.user(limiter, rates, method.rate, tenant, &user)?,
                 Principal::Key { key } => draws.user(limiter, rates, method.rate, tenant, &key)?,
@@ -368,7 +374,7 @@ impl Edge {
         headers: &HeaderMap,
         body: Incoming,
     ) -> Result<Answered, Refusal> {
-        draws.ip(&self.mesh.limiter, &self.config.rates, Rate::Read, seen.client)?;
+        draws.ip(&self.limiter, &self.config.rates, Rate::Read, seen.client)?;
         let deadline = request::asked_timeout(headers)?.map(|asked| seen.started() + asked);
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));

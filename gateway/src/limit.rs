@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use crate::Clock;
+use tenon_chassis::Clock;
 
-pub use shared::share;
+pub(crate) use shared::share;
 
 /// Locks are spread over this many shards.
 const SHARDS: usize = 64;
@@ -28,18 +28,18 @@ pub struct Quota {
 
 /// What was decided about one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    pub allowed: bool,
+pub(crate) struct Decision {
+    pub(crate) allowed: bool,
     /// Calls that would be allowed right now.
-    pub remaining: u32,
+    pub(crate) remaining: u32,
     /// Until a refused call would be allowed; zero for an allowed one.
-    pub retry_after: Duration,
+    pub(crate) retry_after: Duration,
     /// Until the whole burst is there again.
-    pub reset_after: Duration,
+    pub(crate) reset_after: Duration,
 }
 
 /// Decides whether a key may go on.
-pub struct Limiter {
+pub(crate) struct Limiter {
     clock: Clock,
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
@@ -57,13 +57,13 @@ struct Shard {
 impl Limiter {
     /// One that is shared keeps what it allowed, for [`share`] to tell.
     #[must_use]
-    pub fn new(clock: Clock, is_shared: bool) -> Self {
+    pub(crate) fn new(clock: Clock, is_shared: bool) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Self { clock, hasher: RandomState::new(), shards, is_shared }
     }
 
     /// Takes one call of a key from its quota.
-    pub fn check(&self, key: &str, quota: Quota) -> Decision {
+    pub(crate) fn check(&self, key: &str, quota: Quota) -> Decision {
         let hash = self.hasher.hash_one(key);
         let now = self.clock.now().timestamp_micros();
         let mut shard = self.shard(hash);

@@ -33,7 +33,7 @@ end
 return all";
 
 /// Shares a limiter's keys with other processes until stopped. While Redis is gone each decides alone.
-pub async fn share(limiter: Arc<Limiter>, mut redis: ConnectionManager, stop: CancellationToken) {
+pub(crate) async fn share(limiter: Arc<Limiter>, mut redis: ConnectionManager, stop: CancellationToken) {
     let script = Script::new(GCRA);
     let mut rounds = interval(EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -232,6 +232,7 @@ async fn one_trace(dev: &Dev) {
     };
     dev.trace(TRACE, |spans| {
         spans.iter().any(|(_, name)| name == "POST /v1/runs")
+            && has(spans, "gateway", "tenon.workflow.v1.RunService/CreateRun")
             && has(spans, "workflow", "RunService/CreateRun")
             && has(spans, "workflow", "insert")
             && has(spans, "billing", "SubscriptionService/GetSubscription")

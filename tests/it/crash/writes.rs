@@ -164,11 +164,15 @@ impl Desk {
         }));
     }
 
-    /// Waits for every answer; then each was done once.
-    async fn comes_out_whole(&mut self) {
+    async fn is_answered(&mut self) {
         for sent in self.sent.drain(..) {
             sent.await.expect("what was sent is acknowledged");
         }
+    }
+
+    /// Waits for every answer; then each was done once.
+    async fn comes_out_whole(&mut self) {
+        self.is_answered().await;
         for Write { method, done, .. } in &self.writes {
             self.eyes.reaches(&format!("select count(*) from {done}"), 1).await;
             assert_eq!(self.eyes.count(&format!("select count(*) from {done}")).await, 1, "{method}: {done}");
@@ -183,6 +187,8 @@ async fn killed(when: &str, slug: &str) {
     for index in 0..desk.writes.len() {
         let Write { method, commit, .. } = desk.writes[index];
         mesh.start_failing("all", &format!("/tenon.{method}.{when}=kill:{commit}"));
+        // What the death before has cut off is another method's.
+        desk.is_answered().await;
         desk.send(&mesh, index);
         let what = format!("it dies {when} the commit of {method}");
         eventually(&what, || std::future::ready(mesh.has_ended("all").then_some(()))).await;

@@ -67,6 +67,7 @@ pub(crate) async fn pgkill(ground: &Ground) -> Result<Figure> {
         latencies.extend(gone_on(ground, killed_at).await?);
         took += killed_at.elapsed();
     }
+    latencies.sort_unstable();
     // One round of all kills: a percentile is over them. Of processes that are gone nobody knows what they used.
     let mut rounds = Rounds::default();
     rounds.add(Round { operations: latencies.len(), took, latencies }, Duration::ZERO);

@@ -131,7 +131,7 @@ pub struct Directory {
     by_id: Cache<TenantId, Known>,
     ids: Cache<String, TenantId>,
     absent: Cache<String, ()>,
-    /// Hosts that are nobody's, should the registry not be there to say so.
+    /// As `absent`, for longer: hosts that are nobody's, should the registry not be there to say so.
     strange: Cache<String, ()>,
     /// Grows each time that a stream stands anew: what was fetched before may have missed a change.
     epoch: AtomicU64,
@@ -186,14 +186,11 @@ impl Directory {
         if let Some(known) = id.and_then(|id| self.by_id.get(&id)).filter(has_it) {
             return Ok(Some(known.tenant));
         }
-        match self.lookup(format!("host {host}"), Key::Host(host.to_owned()), id).await {
+        let name = format!("host {host}");
+        match self.lookup(name.clone(), Key::Host(host.to_owned()), id).await {
             Ok(tenant) => Ok(tenant.has(host).then_some(tenant)),
-            Err(fault) if fault.code == Code::Unavailable && !self.strange.contains_key(host) => Err(fault),
-            Err(fault) if fault.code == Code::Unavailable => Ok(None),
-            Err(_) => {
-                self.strange.insert(host.to_owned(), ());
-                Ok(None)
-            }
+            Err(fault) if fault.code == Code::Unavailable && !self.strange.contains_key(&name) => Err(fault),
+            Err(_) => Ok(None),
         }
     }
 
@@ -212,6 +209,7 @@ impl Directory {
         match self.source.clone().lookup_tenant(LookupTenantRequest { key: Some(key) }).await {
             Ok(response) => self.learn(response.into_inner(), epoch).ok_or_else(unknown),
             Err(status) if status.code() == Code::NotFound => {
+                self.strange.insert(name.clone(), ());
                 self.absent.insert(name, ());
                 Err(unknown())
             }
@@ -245,8 +243,9 @@ impl Directory {
         self.absent.invalidate(&format!("slug {}", tenant.slug));
         self.ids.insert(tenant.slug.clone(), tenant.id);
         for host in &tenant.hosts {
-            self.strange.invalidate(host);
-            self.absent.invalidate(&format!("host {host}"));
+            let name = format!("host {host}");
+            self.strange.invalidate(&name);
+            self.absent.invalidate(&name);
             self.ids.insert(host.clone(), tenant.id);
         }
         let kept = self.by_id.entry(tenant.id).and_upsert_with(|old| match old.map(moka::Entry::into_value) {

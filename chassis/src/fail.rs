@@ -29,18 +29,13 @@ pub async fn at(place: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Does what a method commits, or a service for itself, between the places `WHO.before` and `WHO.after`: of a method by its
-/// path, `/tenon.auth.v1.UserService/CreateUser.before`; of a service by its name, `auth.after`.
+/// Passes the place `WHO.before` or `WHO.after` a commit: of a method by its path,
+/// `/tenon.auth.v1.UserService/CreateUser.before`; of what a service does for itself by its name, `auth.after`.
 ///
 /// # Errors
-/// Those of the commit, and FAILPOINT when a place was told to fail.
-pub async fn around<E: From<Fault>>(who: &str, commit: impl Future<Output = Result<(), E>>) -> Result<(), E> {
-    if !cfg!(debug_assertions) {
-        return commit.await;
-    }
-    at(&format!("{who}.before")).await?;
-    commit.await?;
-    Ok(at(&format!("{who}.after")).await?)
+/// As `at`.
+pub async fn at_commit(who: &str, when: &str) -> Result<(), Fault> {
+    if cfg!(debug_assertions) { at(&format!("{who}.{when}")).await } else { Ok(()) }
 }
 
 fn due(place: &str) -> Option<String> {

@@ -83,7 +83,7 @@ pub fn init(config: &Config, name: &'static str) -> Result<Telemetry, InitError>
 const TRACED: [&str; 6] =
     ["tenon_chassis", "tenon_gateway", "tenon_auth", "tenon_tenant", "tenon_billing", "tenon_workflow"];
 
-/// Logs take events only: spans are for traces, and cost nothing where there are none.
+/// Logs take events, and who asks whether one would be taken: spans are for traces, and cost nothing where there are none.
 struct NoSpans(EnvFilter);
 
 impl<S> tracing_subscriber::layer::Filter<S> for NoSpans
@@ -91,12 +91,12 @@ where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, context: &tracing_subscriber::layer::Context<'_, S>) -> bool {
-        metadata.is_event() && tracing_subscriber::layer::Filter::enabled(&self.0, metadata, context)
+        !metadata.is_span() && tracing_subscriber::layer::Filter::enabled(&self.0, metadata, context)
     }
 
     // Decided once a place in the code, and by level before that: libraries speak at TRACE with every frame and poll.
     fn callsite_enabled(&self, metadata: &'static tracing::Metadata<'static>) -> Interest {
-        if !metadata.is_event() {
+        if metadata.is_span() {
             return Interest::never();
         }
         tracing_subscriber::layer::Filter::<S>::callsite_enabled(&self.0, metadata)

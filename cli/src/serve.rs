@@ -80,11 +80,15 @@ pub(crate) enum Part {
 impl All {
     /// Every part; the edge last, since it calls the others.
     pub(crate) fn parts(&self) -> Vec<Part> {
+        let mut workflow = self.workflow.clone();
+        if workflow.edge_url.is_none() && self.gateway.edge_tls_cert.is_none() {
+            workflow.edge_url = Some(format!("http://127.0.0.1:{}", self.gateway.edge_port));
+        }
         vec![
             Part::Auth(self.auth.clone()),
             Part::Tenant(self.tenant.clone()),
             Part::Billing(self.billing.clone()),
-            Part::Workflow(self.workflow.clone()),
+            Part::Workflow(workflow),
             Part::Gateway(self.gateway.clone()),
         ]
     }

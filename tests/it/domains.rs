@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method as Verb, StatusCode};
 use serde_json::{Value, json};
+use tenon_proto::auth::v1::{ListUsersRequest, user_service_client::UserServiceClient};
+use tonic::{Code, Request, transport::Endpoint};
 
 use crate::harness::{Backends, Dns, Mesh, Tenant, answer, eventually, reason, text};
 
@@ -33,6 +35,15 @@ async fn login(mesh: &Mesh, host: &str, tenant: &Tenant) -> (u16, String) {
     let body = json!({ "email": tenant.email, "password": tenant.password });
     let (status, got) = answer(mesh.request(Verb::POST, "/v1/auth/login").header("host", host).json(&body)).await;
     (status.as_u16(), reason(&got))
+}
+
+/// The code of a native gRPC call to a host.
+async fn by_grpc(mesh: &Mesh, host: &str, token: &str) -> Code {
+    let origin = format!("http://{host}").parse().expect("a URL");
+    let channel = Endpoint::from_shared(mesh.url.clone()).expect("a URL").origin(origin).connect_lazy();
+    let mut request = Request::new(ListUsersRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("a token is a header"));
+    UserServiceClient::new(channel).list_users(request).await.map_or_else(|refused| refused.code(), |_| Code::Ok)
 }
 
 fn proof(domain: &Value) -> (String, String) {
@@ -81,6 +92,9 @@ async fn a_domain_is_served_once_it_is_proved() {
     }
     assert_eq!(login(&mesh, host, &globex).await, (401, "INVALID_CREDENTIALS".to_owned()));
     assert_eq!(whoami(&mesh, "www.shop.acme.test", &globex.token).await.0, 200, "a name below it is another name");
+    for (token, expected) in [(&acme.token, Code::Ok), (&globex.token, Code::PermissionDenied)] {
+        assert_eq!(by_grpc(&mesh, host, token).await, expected);
+    }
     another_tenant_takes_it_by_proof(&mesh, &dns, [&acme, &globex], (host, &record, &value)).await;
 }
 

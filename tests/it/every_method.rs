@@ -130,7 +130,7 @@ fn bearer(token: &str) -> Headers {
 
 /// Tokens that nobody may believe.
 fn bad_tokens(own: &Forge, other: &Forge) -> Vec<Intruder> {
-    let iat = own.claims["iat"].as_i64().expect("a number");
+    let iat = own.now();
     let all =
         |name, headers, expected| Intruder { name, headers, tenant: expected, operator: expected, mesh: expected };
     let nobody = "ten_0190000000007000800000000000ffff";
@@ -162,7 +162,7 @@ fn bad_tokens(own: &Forge, other: &Forge) -> Vec<Intruder> {
 
 /// Credentials that are good, and not for this. `audience` is who is called: a service, or the edge.
 fn wrong_credentials(own: &Forge, operator_key: &str, audience: &str) -> Vec<Intruder> {
-    let iat = own.claims["iat"].as_i64().expect("a number");
+    let iat = own.now();
     let tid = own.claims["tid"].as_str();
     let key = |key: &str| vec![("x-operator-key", key.to_owned())];
     let wrong_key = Some((Unauthenticated, "INVALID_OPERATOR_KEY"));
@@ -367,7 +367,7 @@ impl Stage {
         let mut headers = match at.method.access {
             Access::Operator => vec![("x-operator-key", self.mesh.operator_key.clone())],
             Access::Mesh => {
-                let iat = self.alpha.claims["iat"].as_i64().expect("a number");
+                let iat = self.alpha.now();
                 bearer(&mesh_token(at.service, self.alpha.claims["tid"].as_str(), iat))
             }
             _ => bearer(&self.alpha.sign(&json!({}))),

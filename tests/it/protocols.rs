@@ -67,7 +67,10 @@ async fn a_generated_client_and_a_worker_go_through_the_edge() {
     let resource = json!({ "Type": "Task", "Resource": "activity:greet", "Arguments": {}, "End": true });
     publish(&mesh, &token, "greets", resource).await;
     let stop = Arc::new(Notify::new());
-    let (stopped, mine) = (stop.clone(), token.clone());
+    let key = json!({ "displayName": "worker", "permissions": ["workflow.activities.work"] });
+    let (status, key) = mesh.post("/v1/api-keys", &token, &key).await;
+    assert_eq!(status, StatusCode::OK, "{key}");
+    let (stopped, mine) = (stop.clone(), text(&key["secret"]));
     let worker = Worker::connect(&mesh.url, move || std::future::ready(Ok(mine.clone()))).expect("a URL");
     let worker = worker.queue("greet", |_: Task| async { Ok::<_, TaskError>(json!({ "said": "hello" })) });
     let running = tokio::spawn(async move { worker.run_until(async move { stopped.notified().await }).await });

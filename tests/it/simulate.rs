@@ -348,3 +348,27 @@ fn as_step_functions_tells() -> Vec<(&'static str, Value)> {
         ),
     ]
 }
+
+#[test]
+fn services_of_ones_own_are_known_by_their_descriptors() {
+    let desk = Desk::new();
+    let task = |arguments: Value| {
+        let task = json!({"Type": "Task", "Resource": "grpc:inventory.v1.StockService/MoveStock", "End": true,
+                          "Parameters": arguments});
+        json!({"StartAt": "Move", "States": {"Move": task}})
+    };
+    let (good, bad) = (json!({"name.$": "$.name", "pieces": 1}), json!({"nam.$": "$.name"}));
+    let (good, bad) = (desk.put("good.json", &task(good)), desk.put("bad.json", &task(bad)));
+    let set = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/inventory/inventory.binpb");
+    let said = |arguments: &[&str]| {
+        let output = desk.run(arguments);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(said(&["validate", &good, "--descriptors", set]), (Some(0), String::new()));
+    let (code, fault) = said(&["validate", &bad, "--descriptors", set]);
+    assert_eq!(code, Some(2));
+    assert_eq!(fault, "/States/Move/Parameters/nam.$ inventory.v1.MoveStockRequest has no field nam\n");
+    let (code, fault) = said(&["validate", &good]);
+    assert_eq!(code, Some(2));
+    assert!(fault.starts_with("/States/Move/Resource there is no gRPC method"), "{fault}");
+}

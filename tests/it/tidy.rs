@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 /// Code lines of the chassis, without comments, blank lines and tests: a thing enters it when three crates need it.
-const CHASSIS_LINES: usize = 3_110;
+const CHASSIS_LINES: usize = 3_130;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_path_buf()
@@ -97,7 +97,7 @@ fn contract_types_stand_only_at_the_edges_of_a_service() {
         if edges.iter().any(|edge| file.ends_with(edge)) || file.contains("/tests/") {
             continue;
         }
-        let text = without_tests(&text).replace("tenon_proto::policy", "");
+        let text = without_tests(&text).replace("tenon_proto::policy", "").replace("tenon_proto::foreign", "");
         if text.contains("tenon_proto") {
             faults.push(file);
         }

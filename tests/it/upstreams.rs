@@ -26,6 +26,11 @@ struct House {
 
 impl House {
     async fn open() -> Self {
+        Self::open_to(false).await
+    }
+
+    /// The crm believes what the edge says of the tenant, or asks for the user's own token.
+    async fn open_to(only_the_edge: bool) -> Self {
         let ports = Ports::take();
         let (port, folder) = (ports.next(), tempfile::tempdir().unwrap());
         let entry = format!(
@@ -37,8 +42,8 @@ impl House {
         mesh.lift_limits().await;
         let (status, body) = mesh.get("/v1/contacts", "").await;
         assert_eq!(status, StatusCode::NOT_FOUND, "its routes are absent while it is: {body}");
-        let mut command = crm();
-        command.env("CRM_ADDRESS", format!("127.0.0.1:{port}")).env("TENON_EDGE_URL", &mesh.url);
+        let mut command = crm_on(port, &mesh);
+        command.env("CRM_ONLY_THE_EDGE_REACHES_IT", only_the_edge.to_string());
         let mut crm = Process::start("crm", &command);
         crm.listens(port);
         eventually("the edge finds the crm", async || {
@@ -47,6 +52,12 @@ impl House {
         .await;
         Self { mesh, crm, folder, port, _ports: ports }
     }
+}
+
+fn crm_on(port: u16, mesh: &Mesh) -> Command {
+    let mut command = crm();
+    command.env("CRM_ADDRESS", format!("127.0.0.1:{port}")).env("TENON_EDGE_URL", &mesh.url);
+    command
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,4 +202,69 @@ async fn the_inventory_in_python_joins_by_its_descriptors() {
     assert_eq!((status, &refused["message"]), (StatusCode::BAD_REQUEST, &json!("there are only 5 of stock/nails")));
     let globex = mesh.onboard("globex").await;
     assert_eq!(mesh.get("/v1/stock/nails", &globex.token).await.1["pieces"], "0");
+}
+
+/// A run calls a service of one's own as any method of the mesh: checked when it is published, as the tenant, by the edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_calls_a_service_of_ones_own() {
+    let House { mesh, mut crm, folder: _folder, port, _ports } = House::open_to(true).await;
+    let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
+    let workflow = |method: &str, arguments: Value| {
+        let task = json!({ "Type": "Task", "Resource": format!("grpc:crm.v1.ContactService/{method}"), "Arguments": arguments,
+                           "TimeoutSeconds": 30, "End": true });
+        let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Call", "States": { "Call": task } });
+        json!({ "workflowId": "calls", "definition": definition })
+    };
+    for (method, arguments, field) in [
+        ("Gone", json!({}), "definition/States/Call/Resource"),
+        (
+            "CreateContact",
+            json!({ "contact": { "displayNam": "Ada" } }),
+            "definition/States/Call/Arguments/contact/displayNam",
+        ),
+    ] {
+        let (status, refused) = mesh.post("/v1/workflows", &acme.token, &workflow(method, arguments)).await;
+        assert_eq!((status, reason(&refused).as_str()), (StatusCode::BAD_REQUEST, "INVALID_DEFINITION"), "{refused}");
+        assert!(refused.to_string().contains(&format!("\"{field}\"")), "{refused}");
+    }
+    let create = workflow("CreateContact", json!({ "contact": { "displayName": "{% $states.input.name %}" } }));
+    let start = async |name: &str| {
+        let body = json!({ "workflow": "calls", "input": { "name": name } });
+        let (status, run) = mesh.post("/v1/runs", &acme.token, &body).await;
+        assert_eq!(status, StatusCode::OK, "{run}");
+        text(&run["name"])
+    };
+    let ended = async |run: &str| {
+        eventually("the run ends", async || {
+            let (_, run) = mesh.get(&format!("/v1/{run}"), &acme.token).await;
+            run["endTime"].is_string().then_some(run)
+        })
+        .await
+    };
+    let (status, answer) = mesh.post("/v1/workflows", &acme.token, &create).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let run = ended(&start("Ada").await).await;
+    assert_eq!(
+        (&run["state"], &run["output"]["displayName"]),
+        (&json!("SUCCEEDED"), &json!("Ada")),
+        "{run}\n{}",
+        crm.log()
+    );
+    let (_, listed) = mesh.get("/v1/contacts", &acme.token).await;
+    assert_eq!(listed["contacts"][0]["displayName"], "Ada", "{listed}");
+    assert_eq!(mesh.get("/v1/contacts", &globex.token).await.1["contacts"], json!([]), "it was called as the tenant");
+
+    // While it is away the call waits, with the same key; its refusals are errors that a state can catch.
+    crm.kill_9();
+    let run = start("Bob").await;
+    let mut command = crm_on(port, &mesh);
+    command.env("CRM_ONLY_THE_EDGE_REACHES_IT", "true");
+    crm = Process::start("crm", &command);
+    crm.listens(port);
+    assert_eq!(ended(&run).await["state"], "SUCCEEDED");
+    let missing = workflow("GetContact", json!({ "name": "contacts/none" }));
+    let (status, answer) = mesh.post("/v1/workflows", &acme.token, &missing).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let run = ended(&start("x").await).await;
+    assert_eq!((&run["state"], &run["error"]), (&json!("FAILED"), &json!("NOT_FOUND")), "{run}");
 }

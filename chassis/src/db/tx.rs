@@ -45,11 +45,16 @@ impl Open {
         self.conn.as_mut().expect("the connection is taken only when the transaction ends")
     }
 
-    async fn commit(mut self) -> Result<(), sqlx::Error> {
+    /// Commits for somebody, and tells that there are events.
+    async fn commit(mut self, (who, pulse): (&str, &crate::pulse::Pulse), emitted: bool) -> Result<(), Error> {
+        fail::at_commit(who, "before").await?;
         self.conn().execute("commit").instrument(span("commit")).await?;
         // Only now: dropped before, the connection is rolled back, which after a commit does no harm.
         self.conn.take();
-        Ok(())
+        if emitted {
+            pulse.beat(bus::CHANNEL);
+        }
+        Ok(fail::at_commit(who, "after").await?)
     }
 }
 
@@ -159,15 +164,7 @@ impl TenantTx {
         if !events.is_empty() {
             store::insert_events(&mut self, &events).await?;
         }
-        let Self { open, pulse, caller, .. } = self;
-        let commit = async {
-            open.commit().await?;
-            if !events.is_empty() {
-                pulse.beat(bus::CHANNEL);
-            }
-            Ok(())
-        };
-        fail::around(&caller.method.path, commit).await
+        self.open.commit((&self.caller.method.path, &self.pulse), !events.is_empty()).await
     }
 }
 
@@ -215,15 +212,7 @@ impl SystemTx {
     /// # Errors
     /// When the commit fails; then nothing was written.
     pub async fn commit(self) -> Result<(), Error> {
-        let Self { open, service, pulse, emitted } = self;
-        let commit = async {
-            open.commit().await?;
-            if emitted {
-                pulse.beat(bus::CHANNEL);
-            }
-            Ok(())
-        };
-        fail::around(service, commit).await
+        self.open.commit((self.service, &self.pulse), self.emitted).await
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
         Ok(read) => read,
         Err(why) => return Ok(invalid(&why)),
     };
-    let machine = match source::parse(&definition, true) {
+    let machine = match source::parse(&definition, None) {
         Ok(machine) => machine,
         Err(faults) => {
             eprint!("{}", source::lines(root, &faults));

@@ -3,12 +3,16 @@
 use std::{
     fs,
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::Value;
-use tenon_proto::policy::Contract;
+use tenon_proto::{
+    foreign::{self, Rules},
+    options::v1::policy::Access,
+    policy::Contract,
+};
 use tenon_workflow::{
     asl::{self, Fault, Machine},
     tasks,
@@ -54,10 +58,20 @@ pub(super) fn json(text: &str) -> Result<Value> {
     serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|why| anyhow!("{why}"))
 }
 
-/// Checks a definition. Resources of AWS are taken as they are; ours must be there, unless `any` is said.
-pub(super) fn parse(definition: &Value, any: bool) -> Result<Machine, Vec<Fault>> {
-    let contract = (!any).then(Contract::embedded);
-    let check = |resource: &str, arguments: Option<&Value>| match &contract {
+/// The contract of the mesh, with those of services of one's own.
+pub(super) fn contract(descriptors: &[PathBuf]) -> Result<Contract> {
+    let rules = Rules { default_access: Some(Access::Tenant), ..Rules::default() };
+    let read = |path: &PathBuf| {
+        let set = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        foreign::load(&set, &rules).map_err(|why| anyhow!("{}: {why}", path.display()))
+    };
+    let others: Vec<Contract> = descriptors.iter().map(read).collect::<Result<_>>()?;
+    Ok(Contract::embedded().with(&others))
+}
+
+/// Checks a definition. Resources of AWS are taken as they are; ours must be in the contract, where there is one.
+pub(super) fn parse(definition: &Value, contract: Option<&Contract>) -> Result<Machine, Vec<Fault>> {
+    let check = |resource: &str, arguments: Option<&Value>| match contract {
         Some(contract) if !asl::is_aws(resource) => tasks::check(contract, resource, arguments),
         _ => Vec::new(),
     };

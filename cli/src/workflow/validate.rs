@@ -13,6 +13,9 @@ use super::{INVALID, invalid, source};
 pub(crate) struct Settings {
     /// The definition, bare or in an envelope with a field `definition`; - is standard input
     file: PathBuf,
+    /// A FileDescriptorSet of services of one's own, whose methods it may call: protoc --include_imports --descriptor_set_out
+    #[arg(long, value_name = "FILE")]
+    descriptors: Vec<PathBuf>,
 }
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
@@ -24,7 +27,11 @@ pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
             return Ok(invalid(&why));
         }
     };
-    match source::parse(&definition, false) {
+    let contract = match source::contract(&settings.descriptors) {
+        Ok(contract) => contract,
+        Err(why) => return Ok(invalid(&why)),
+    };
+    match source::parse(&definition, Some(&contract)) {
         Err(faults) => {
             print!("{}", source::lines(root, &faults));
             Ok(ExitCode::from(INVALID))

@@ -16,7 +16,8 @@ use identity::Identity;
 async fn main() -> Result<(), Box<dyn Error>> {
     let address: SocketAddr = env::var("CRM_ADDRESS").unwrap_or_else(|_| "127.0.0.1:9201".to_owned()).parse()?;
     let edge = env::var("TENON_EDGE_URL").unwrap_or_else(|_| "http://127.0.0.1:8080".to_owned());
-    let contacts = Contacts::new(Identity::new(edge));
+    let is_alone = env::var("CRM_ONLY_THE_EDGE_REACHES_IT").is_ok_and(|said| said == "true");
+    let contacts = Contacts::new(Identity::new(edge, is_alone));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(contacts::DESCRIPTORS)
         .build_v1()?;

@@ -1,7 +1,8 @@
 //! The edge stack: what every request goes through on its way to a service and back.
 //!
 //! In order: request id and client address, protocol, preflight, route or method, span, the address's limit, the host's
-//! tenant, an API key exchanged for a token, the guard (token and policy), agreement of host and token, the tenant's limit, body, transcoding, upstream.
+//! tenant, an API key exchanged for a token, the guard (token and policy), agreement of host and token, the tenant's limit,
+//! body, transcoding, upstream.
 
 mod protocol;
 

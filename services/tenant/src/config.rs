@@ -21,7 +21,7 @@ pub struct Config {
     #[arg(long, env = "TENON_DNS_SERVERS", value_delimiter = ',')]
     pub dns_servers: Vec<Server>,
     /// Domains that one tenant may claim
-    #[arg(long, env = "TENON_DOMAINS", default_value_t = 50)]
+    #[arg(long, env = "TENON_DOMAINS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=1_000))]
     pub domains: u32,
     /// Seconds after which the record of a verified domain is looked at again
     #[arg(long, env = "TENON_DOMAIN_CHECK_S", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(1..))]

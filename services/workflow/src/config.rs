@@ -37,7 +37,7 @@ pub struct Config {
     /// Days that the idempotency key of a start is remembered
     #[arg(long, env = "TENON_WORKFLOW_KEYS_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub workflow_keys_days: u32,
-    /// Runs of one tenant in memory at most when its plan has no limit `workflow.active_runs`; more wait in the database
+    /// Runs of one tenant in memory at most when its plan has no limit `workflow.active_runs`, of which each engine has an even share; more wait in the database
     #[arg(long, env = "TENON_WORKFLOW_TENANT_ACTIVE_RUNS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub workflow_tenant_active_runs: u32,
     /// Days that events are kept once every consumer has seen them; four times as long when one has not
@@ -52,6 +52,10 @@ pub struct Config {
     /// A file of certificates in PEM whose authorities http:invoke, llm:chat and webhooks trust beside the system's
     #[arg(long, env = "TENON_WORKFLOW_HTTP_CA", value_name = "FILE")]
     pub workflow_http_ca: Option<Authorities>,
+    /// The edge's port inside of the mesh, plain HTTP/2: http://gateway:8080. Tasks reach services of one's own through it;
+    /// without it they reach none. `tenon dev` and `tenon serve all` know it
+    #[arg(long, env = "TENON_EDGE_URL", value_name = "URL", value_parser = plain_url)]
+    pub edge_url: Option<String>,
     /// The mail server: smtps://user:password@host:465, smtp://host:587?tls=required; without it no mail is sent
     #[arg(long, env = "TENON_SMTP_URL", hide_env_values = true)]
     pub smtp_url: Option<Secret>,
@@ -61,4 +65,12 @@ pub struct Config {
     /// Where people reach the edge, for links in mail: https://acme.example
     #[arg(long, env = "TENON_PUBLIC_URL", default_value = "http://localhost:8080")]
     pub public_url: String,
+}
+
+fn plain_url(text: &str) -> Result<String, String> {
+    let plain = text.strip_prefix("http://").is_some_and(|host| !host.is_empty());
+    match tenon_chassis::client::channel(text) {
+        Ok(_) if plain => Ok(text.to_owned()),
+        _ => Err("must be http://host:port".to_owned()),
+    }
 }

@@ -57,7 +57,8 @@ pub async fn bind(mesh: &Mesh, config: &Config) -> Result<Server, StartError> {
     let starter = runs::start::Starter::new((config.workflow_partitions, config.workflow_keys_days), quotas.clone());
     let runs = runs::Runs::new(mesh, db.clone(), starter.clone(), waker.clone());
     let pauses = pauses::Pauses::new(db.clone(), waker.clone());
-    let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone());
+    let foreign = tasks::Foreign::new(mesh, config.edge_url.as_deref());
+    let workflows = workflows::Workflows::new(db.clone(), mesh.contract.clone(), foreign);
     let activities = activities::Activities::new(mesh.clone(), db.clone(), waker.clone());
     let approvals = approvals::Approvals::new(mesh.clone(), db.clone(), waker.clone(), config);
     let secrets = secrets::Secrets::new(db.clone(), mesh.clone());

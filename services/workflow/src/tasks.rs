@@ -5,6 +5,7 @@ mod arguments;
 mod egress;
 mod email;
 mod event;
+mod foreign;
 mod grpc;
 mod http;
 mod llm;
@@ -34,6 +35,7 @@ use crate::{
 pub(crate) use egress::Egress;
 pub use egress::{Authorities, Networks};
 pub(crate) use email::{Mail, Mailer};
+pub use foreign::Foreign;
 pub(crate) use meter::events_above;
 pub use needs::{Need, needs};
 
@@ -64,6 +66,7 @@ pub struct Tasks {
     vault: Vault,
     egress: Egress,
     mailer: Arc<Mailer>,
+    foreign: Foreign,
 }
 
 /// Checks a Resource and those of its Arguments that are written out. Faults have pointers below the state.
@@ -139,7 +142,8 @@ impl Tasks {
         let vault = Vault::new(db.clone(), mesh.clone());
         let egress = Egress::of(config);
         let mailer = Arc::new(Mailer::new(config));
-        Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer }
+        let foreign = Foreign::new(&mesh, config.edge_url.as_deref());
+        Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer, foreign }
     }
 
     /// The meters that a call of a resource draws on.
@@ -211,7 +215,7 @@ impl Tasks {
             Some(("email", "send")) => self.email(call).await,
             Some(("event", kind)) => self.event(call, kind).await,
             // Anything else was refused when it was published; the rest says so again.
-            _ => grpc::call(&self.mesh, call, deadline).await,
+            _ => grpc::call(&self.mesh, &self.foreign, call, deadline).await,
         }
     }
 }

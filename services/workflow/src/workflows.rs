@@ -12,16 +12,19 @@ use std::sync::Arc;
 use tenon_chassis::Db;
 use tenon_proto::policy::Contract;
 
+use crate::tasks::Foreign;
+
 /// Publishes templates.
 pub struct Workflows {
     db: Db,
     contract: Arc<Contract>,
+    foreign: Foreign,
 }
 
 impl Workflows {
     #[must_use]
-    pub fn new(db: Db, contract: Arc<Contract>) -> Self {
-        Self { db, contract }
+    pub fn new(db: Db, contract: Arc<Contract>, foreign: Foreign) -> Self {
+        Self { db, contract, foreign }
     }
 }
 

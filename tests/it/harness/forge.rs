@@ -1,5 +1,7 @@
 //! Tokens as an attacker would make them: a key of ours is put beside a tenant's own, so that every claim can be chosen.
 
+use std::time::Instant;
+
 use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
@@ -30,6 +32,7 @@ pub struct Forge {
     pub kid: String,
     /// The claims of a token that the tenant's admin has right now.
     pub claims: Value,
+    made: Instant,
 }
 
 impl Forge {
@@ -46,7 +49,13 @@ impl Forge {
         let public = BASE64_STANDARD.decode(PAIRS[pair].1).expect("it is base64");
         let insert = query(insert).bind(tid).bind(key).bind(public);
         insert.execute(&mut mesh.database.owner().await).await.expect("the owner may add a key");
-        Self { pair, kid: format!("key_{}", key.simple()), claims }
+        Self { pair, kid: format!("key_{}", key.simple()), claims, made: Instant::now() }
+    }
+
+    /// Seconds since 1970, as tokens have it: a mesh token of the beginning has expired before a long test ends.
+    pub fn now(&self) -> i64 {
+        let began = self.claims["iat"].as_i64().expect("a number");
+        began + i64::try_from(self.made.elapsed().as_secs()).expect("a test ends")
     }
 
     /// A token with these claims instead of the admin's.

@@ -16,6 +16,8 @@ struct Counts {
     of: HashMap<TenantId, usize>,
     /// Tenants that were refused more, and how many they may have.
     full: HashMap<TenantId, usize>,
+    /// Engines besides this one, each of which has an even share of the runs.
+    others: usize,
 }
 
 impl Crowd {
@@ -30,7 +32,12 @@ impl Crowd {
         counts.of = of;
     }
 
-    /// Adds a run; false when its tenant has `most` already.
+    /// Says how many engines there are.
+    pub(super) fn share_among(&self, engines: usize) {
+        self.counts().others = engines.saturating_sub(1);
+    }
+
+    /// Adds a run; false when its tenant has this engine's share of `most` already.
     pub(super) fn add(&self, tenant: TenantId, most: usize) -> bool {
         let has_room = self.has_room(tenant, 0, most);
         if has_room {
@@ -42,6 +49,8 @@ impl Crowd {
     /// Whether beside `more` runs there is room for one more.
     pub(super) fn has_room(&self, tenant: TenantId, more: usize, most: usize) -> bool {
         let mut counts = self.counts();
+        // Rounded up: no tenant is shut out of an engine.
+        let most = most.div_ceil(counts.others + 1);
         let count = counts.of.get(&tenant).copied().unwrap_or_default();
         if count >= most {
             counts.full.insert(tenant, most);
@@ -85,5 +94,15 @@ mod tests {
         assert_eq!(crowd.full(), [a].into());
         crowd.count([a, b].into_iter());
         assert!(!crowd.is_full(a) && crowd.has_room(a, 0, 2));
+    }
+
+    #[test]
+    fn engines_share_what_a_tenant_may_have() {
+        let tenant = TenantId::new(&Clock::default());
+        let crowd = Crowd::default();
+        crowd.share_among(2);
+        assert_eq!([(); 4].map(|()| crowd.add(tenant, 5)), [true, true, true, false]);
+        crowd.share_among(1);
+        assert_eq!([(); 3].map(|()| crowd.add(tenant, 5)), [true, true, false]);
     }
 }

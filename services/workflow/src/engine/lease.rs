@@ -82,6 +82,7 @@ impl Engine {
         if census.engines == 0 {
             return Ok(false);
         }
+        self.waker.crowd.share_among(usize::try_from(census.engines).unwrap_or(1));
         let share = usize::try_from((census.partitions + census.engines - 1) / census.engines).unwrap_or(usize::MAX);
         if self.owned.len() > share {
             let surplus: Vec<i16> = self.owned.keys().rev().take(self.owned.len() - share).copied().collect();

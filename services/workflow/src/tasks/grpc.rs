@@ -3,7 +3,7 @@
 
 mod codec;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, value::Serializer};
@@ -13,7 +13,11 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{Call, PARKED, is_of_tenants};
+use super::{
+    Call, PARKED,
+    foreign::{self, Foreign},
+    is_of_tenants,
+};
 use crate::asl::{Failure, Fault};
 
 /// How long calls are repeated while the service cannot be reached, as it may be after a restart, or is too busy.
@@ -99,15 +103,18 @@ fn inside(field: &FieldDescriptor, value: &Value, pointer: &str, faults: &mut Ve
 }
 
 /// Calls the method, again while its service cannot be reached.
-pub(super) async fn call(mesh: &Mesh, call: &Call, deadline: Instant) -> Result<Value, Failure> {
+pub(super) async fn call(mesh: &Mesh, foreign: &Foreign, call: &Call, deadline: Instant) -> Result<Value, Failure> {
     let unusable = |why: String| Failure::new(Failure::RUNTIME, why);
-    let method = resolve(&mesh.contract, &call.resource).map_err(unusable)?;
-    let service = Config::service_of(&method.path);
-    let service = service.ok_or_else(|| unusable(format!("no service serves {}", method.path)))?;
+    let contract = contract_of(mesh, foreign, &call.resource, deadline).await?;
+    let method = resolve(&contract, &call.resource).map_err(unusable)?;
+    let peer = match Config::service_of(&method.path) {
+        Some(service) => Some(mesh.peer("workflow", service)),
+        None => foreign.peer(),
+    };
+    let peer = peer.ok_or_else(|| unusable(format!("no service serves {}", method.path)))?;
     let input = method.descriptor.input();
     let message = DynamicMessage::deserialize(input, &call.arguments);
     let message = message.map_err(|why| Failure::new("INVALID_ARGUMENTS", why.to_string()))?;
-    let peer = mesh.peer("workflow", service);
     let peer = peer.acting_for(call.tenant, &call.roles).with_idempotency_key(&call.idempotency_key);
     let (patience, mut pause) = (Instant::now() + UNAVAILABLE_MAX, Duration::from_millis(50));
     loop {
@@ -118,6 +125,25 @@ pub(super) async fn call(mesh: &Mesh, call: &Call, deadline: Instant) -> Result<
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PARKED);
             }
+            Err(status) => return Err(failure(&status)),
+        }
+    }
+}
+
+/// The mesh's own contract, or that of a service behind the edge; asked again while the edge does not answer.
+async fn contract_of(
+    mesh: &Mesh,
+    foreign: &Foreign,
+    resource: &str,
+    deadline: Instant,
+) -> Result<Arc<Contract>, Failure> {
+    let service = foreign::service_of(resource).filter(|name| Config::service_of(&format!("/{name}")).is_none());
+    let Some(service) = service else { return Ok(mesh.contract.clone()) };
+    let patience = (Instant::now() + UNAVAILABLE_MAX).min(deadline);
+    loop {
+        match foreign.contract(service).await {
+            Ok(found) => return Ok(found.unwrap_or_else(|| mesh.contract.clone())),
+            Err(_) if Instant::now() + PARKED < patience => tokio::time::sleep(PARKED).await,
             Err(status) => return Err(failure(&status)),
         }
     }

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeSet};
 
 use serde_json::Value;
 use tenon_chassis::{Caller, Fault, TenantTx, paging::Page};
+use tenon_proto::policy::Contract;
 use tenon_proto::workflow::v1::{
     CreateWorkflowRequest, DefinitionFault, Envelope as EnvelopePb, GetWorkflowRequest, ListWorkflowVersionsRequest,
     ListWorkflowVersionsResponse, ListWorkflowsRequest, ListWorkflowsResponse, ValidateWorkflowRequest,
@@ -33,9 +34,11 @@ impl WorkflowService for Workflows {
         let workflow_id = model::new_id(&request.workflow_id)?;
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
+        let contract = self.foreign.with(&self.contract, &definition).await?;
         let mut tx = self.db.begin(&caller).await?;
         let about = (workflow_id, &definition, &envelope);
-        let Verdict { faults, warnings } = self.judge(&mut tx, &caller.roles, about, request.refuse_missing).await?;
+        let by = (contract.as_ref(), caller.roles.as_slice());
+        let Verdict { faults, warnings } = judge(&mut tx, by, about, request.refuse_missing).await?;
         if !faults.is_empty() {
             return Err(Error::InvalidDefinition(faults).into());
         }
@@ -55,9 +58,11 @@ impl WorkflowService for Workflows {
         }
         let (definition, envelope) = parse(request.definition, request.envelope)?;
 
+        let contract = self.foreign.with(&self.contract, &definition).await?;
         let mut tx = self.db.begin(&caller).await?;
         let about = (request.workflow_id.as_str(), &definition, &envelope);
-        let Verdict { faults, warnings } = self.judge(&mut tx, &caller.roles, about, request.refuse_missing).await?;
+        let by = (contract.as_ref(), caller.roles.as_slice());
+        let Verdict { faults, warnings } = judge(&mut tx, by, about, request.refuse_missing).await?;
         let valid = faults.is_empty();
         Ok(tx.reply(ValidateWorkflowResponse { valid, faults: told(faults), warnings: told(warnings) }).await?)
     }
@@ -114,43 +119,38 @@ struct Verdict {
     warnings: Vec<asl::Fault>,
 }
 
-impl Workflows {
-    /// Everything that is wrong with a template and its envelope. What it needs and may be made later is no fault, unless it
-    /// is to be refused.
-    async fn judge(
-        &self,
-        tx: &mut TenantTx,
-        roles: &[String],
-        (workflow_id, definition, envelope): (&str, &Value, &Envelope),
-        refuse_missing: bool,
-    ) -> Result<Verdict, Error> {
-        let mut faults = self.faults(tx, roles, definition, envelope).await?;
-        let mut warnings = if faults.is_empty() { missing(tx, workflow_id, definition).await? } else { Vec::new() };
-        if refuse_missing {
-            faults.append(&mut warnings);
-        }
-        Ok(Verdict { faults, warnings })
+/// Everything that is wrong with a template and its envelope. What it needs and may be made later is no fault, unless it is
+/// to be refused.
+async fn judge(
+    tx: &mut TenantTx,
+    by: (&Contract, &[String]),
+    (workflow_id, definition, envelope): (&str, &Value, &Envelope),
+    refuse_missing: bool,
+) -> Result<Verdict, Error> {
+    let mut faults = faults_of(tx, by, definition, envelope).await?;
+    let mut warnings = if faults.is_empty() { missing(tx, workflow_id, definition).await? } else { Vec::new() };
+    if refuse_missing {
+        faults.append(&mut warnings);
     }
+    Ok(Verdict { faults, warnings })
+}
 
-    async fn faults(
-        &self,
-        tx: &mut TenantTx,
-        roles: &[String],
-        definition: &Value,
-        envelope: &Envelope,
-    ) -> Result<Vec<asl::Fault>, Error> {
-        let check = |resource: &str, arguments: Option<&_>| tasks::check_as(&self.contract, roles, resource, arguments);
-        let mut faults = below("definition", asl::parse(definition, &check).err().unwrap_or_default());
-        let mut around = envelope.faults();
-        for (pointer, hook) in envelope.hooks() {
-            if !store::has_hook(tx, hook).await? {
-                around
-                    .push(asl::Fault { pointer, reason: format!("there is no hook {hook}; make it with CreateHook") });
-            }
+async fn faults_of(
+    tx: &mut TenantTx,
+    (contract, roles): (&Contract, &[String]),
+    definition: &Value,
+    envelope: &Envelope,
+) -> Result<Vec<asl::Fault>, Error> {
+    let check = |resource: &str, arguments: Option<&_>| tasks::check_as(contract, roles, resource, arguments);
+    let mut faults = below("definition", asl::parse(definition, &check).err().unwrap_or_default());
+    let mut around = envelope.faults();
+    for (pointer, hook) in envelope.hooks() {
+        if !store::has_hook(tx, hook).await? {
+            around.push(asl::Fault { pointer, reason: format!("there is no hook {hook}; make it with CreateHook") });
         }
-        faults.extend(below("envelope", around));
-        Ok(faults)
     }
+    faults.extend(below("envelope", around));
+    Ok(faults)
 }
 
 /// The secrets and workflows that a template without faults refers to and that are not there. It may start itself.

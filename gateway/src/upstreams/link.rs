@@ -208,3 +208,34 @@ impl http_body::Body for Incoming {
         self.stream.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_answers_nothing_is_given_up() {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let mute = tokio::spawn(async move {
+            let mut server = h2::server::handshake(theirs).await.unwrap();
+            let _asked = timeout(Duration::from_secs(1), server.accept()).await;
+            // It is there, and reads no more.
+            std::future::pending::<()>().await;
+            drop(server);
+        });
+        let mut sender = handshake(ours, &Ground::default()).await.unwrap();
+        sleep(PING_EVERY).await;
+        assert!(!sender.is_closed());
+        sleep(PING_TIMEOUT + Duration::from_secs(1)).await;
+        assert!(sender.is_closed());
+        mute.abort();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_holds_ends() {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let ended = tokio::spawn(async move { h2::server::handshake(theirs).await.unwrap().accept().await });
+        drop(handshake(ours, &Ground::default()).await.unwrap());
+        assert!(!matches!(ended.await.unwrap(), Some(Ok(_))));
+    }
+}

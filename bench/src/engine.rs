@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::DateTime;
 use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
@@ -280,7 +280,34 @@ async fn neighbour(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         ));
         idle(&mut connection, &busy).await?;
     }
+    figures.push(hostile(plan, ground, connection, busy).await?);
     Ok(figures)
+}
+
+/// The starts of one tenant, while another starts runs without a pause whose expressions never end or want a gigabyte.
+async fn hostile(plan: &Plan, ground: &Ground, mut connection: Connection, busy: String) -> Result<Figure> {
+    let expressions = ["{% ($f := function($n) { $f($n + 1) + 1 }; $f(0)) %}", "{% $pad('', 1000000000, 'x') %}"];
+    for (number, output) in expressions.iter().enumerate() {
+        let pass = json!({ "Type": "Pass", "Output": output, "End": true });
+        let definition = json!({ "StartAt": "P", "QueryLanguage": "JSONata", "States": { "P": pass } });
+        publish(&mut connection, &busy, &format!("hostile-{number}"), &definition).await?;
+    }
+    let starting = tokio::spawn(async move {
+        for number in 0.. {
+            let body = json!({ "workflow": format!("hostile-{}", number % expressions.len()) });
+            connection.json(&post("/v1/runs", &busy, body.to_string())).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    });
+    let (before, token) = (ground.cpu(), ground.token.clone());
+    let ask = move |_| post("/v1/runs", &token, json!({ "workflow": "bench" }).to_string());
+    let round = drive(&ground.mesh.ready.edge, 1, plan.round, ask).await?;
+    ensure!(!starting.is_finished(), "a hostile run did not start");
+    starting.abort();
+    let mut rounds = Rounds::default();
+    rounds.add(round, ground.cpu().saturating_sub(before));
+    let of = "the same starts, beside expressions without an end or of a gigabyte";
+    Ok(rounds.figure("neighbour: hostile expressions", of, ground.rss()))
 }
 
 /// Runs that sleep for a day: what they take of memory.

@@ -1,28 +1,33 @@
 //! The accept loop of every port: bounded connections, GOAWAY when one is old, and a drain that lets calls end.
 
+mod rewound;
+
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
-    service::TowerToHyperService,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::Rng;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -30,6 +35,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
+use self::rewound::{Held, Rewound};
 use crate::config::Config;
 
 /// A stranger who has not shaken hands, or not sent the headers of his first request, by now is let go (slow-header attack).
@@ -47,6 +53,10 @@ const MAX_STREAMS: u32 = 1_000;
 /// Bytes of all headers of one request.
 const MAX_HEADERS: u32 = 32 * 1024;
 
+/// Where a client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A connection that has been without a request for so long, or twice that, gives back the memory it was served with.
+const REST: Duration = Duration::from_millis(500);
 /// Bytes of an HTTP/1.1 request that are read ahead; its headers must fit in.
 const MAX_BUFFER: usize = 64 * 1024;
 
@@ -93,9 +103,9 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// `SocketAddr` as an extension.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + Unpin + 'static,
     S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let listener = Arc::new(listener);
@@ -119,14 +129,14 @@ pub async fn serve_over<A, I, H, T, F, S, B>(
     H: Fn(TcpStream) -> F,
     F: Future<Output = io::Result<T>> + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + Unpin + 'static,
     S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let (connections, leave) = (TaskTracker::new(), CancellationToken::new());
-    let builder = builder(limits.pending_resets);
+    let builders = Arc::new(Builders::new(limits.pending_resets));
     while let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await {
         let Some(accepted) = stop.run_until_cancelled(accept()).await else { break };
         let (stream, peer) = match accepted {
@@ -139,11 +149,11 @@ pub async fn serve_over<A, I, H, T, F, S, B>(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (builder, service, leave) = (builder.clone(), service.clone(), leave.clone());
+        let (builders, service, leave) = (builders.clone(), service.clone(), leave.clone());
         let greeted = leave.clone().run_until_cancelled_owned(timeout(HEADER_TIMEOUT, handshake(stream)));
         connections.spawn(async move {
             match greeted.await {
-                Some(Ok(Ok(stream))) => connection(&builder, stream, peer, service, limits, leave).await,
+                Some(Ok(Ok(stream))) => connection(&builders, stream, peer, service, limits, leave).await,
                 Some(Ok(Err(error))) => tracing::debug!(%error, client.address = %peer.ip(), "handshake failed"),
                 _ => {}
             }
@@ -159,62 +169,247 @@ pub async fn serve_over<A, I, H, T, F, S, B>(
     }
 }
 
-fn builder(pending_resets: usize) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_BUFFER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(pending_resets)
-        .max_header_list_size(MAX_HEADERS)
-        .adaptive_window(true);
-    builder
+struct Builders {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
 }
 
+impl Builders {
+    fn new(pending_resets: usize) -> Self {
+        let (mut http1, mut http2) = (http1::Builder::new(), http2::Builder::new(TokioExecutor::new()));
+        http1.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_buf_size(MAX_BUFFER);
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(pending_resets)
+            .max_header_list_size(MAX_HEADERS)
+            .adaptive_window(true);
+        Self { http1, http2 }
+    }
+}
+
+/// What is served on one connection.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Calls {
+    fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn are_over(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) == self.begun()
+    }
+}
+
+/// A connection is served by hyper while there is something to serve. Between its requests it is a socket and this task:
+/// what hyper reads into and writes from would be most of an idle connection's memory.
 async fn connection<T, S, B>(
-    builder: &Builder<TokioExecutor>,
-    stream: T,
+    builders: &Builders,
+    mut stream: T,
     peer: SocketAddr,
     service: S,
     limits: Limits,
     stop: CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + Unpin + 'static,
     S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let is_heard = Arc::new(AtomicBool::new(false));
-    let heard = is_heard.clone();
-    let service = tower::util::MapRequest::new(service, move |mut request: Request<Incoming>| {
-        heard.store(true, Ordering::Relaxed);
+    let calls = Arc::new(Calls::default());
+    let counted = calls.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        request
+        let (mut service, held) = (service.clone(), Held::new(counted.clone()));
+        // On the heap, and only while it is served: an idle connection would keep its room.
+        Box::pin(async move {
+            let response = service.call(request).await?;
+            Ok::<_, Infallible>(response.map(|body| held.with(body)))
+        })
     });
-    // On the heap, once: moved through futures it would take its room in each of them.
-    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
     let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
-    let silence = async {
-        sleep(limits.first_request).await;
-        if is_heard.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+    // Ends when the connection is to go; true when it never said anything.
+    let mut leaving = pin!(async {
+        let mut end = pin!(async {
+            tokio::select! {
+                () = sleep(age) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        if timeout(limits.first_request, end.as_mut()).await.is_ok() {
+            return false;
         }
-    };
-    tokio::select! {
-        _ = serving.as_mut() => return,
-        () = sleep(age) => {}
-        () = stop.cancelled() => {}
-        () = silence => {
+        let is_silent = calls.begun() == 0;
+        if !is_silent {
+            end.await;
+        }
+        is_silent
+    });
+    let mut read = Bytes::new();
+    loop {
+        // The first bytes tell which protocol it is; later ones that there is a request.
+        let is_first = calls.begun() == 0;
+        while read.is_empty() || is_first && read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+            let more = tokio::select! {
+                more = timeout(IDLE_TIMEOUT, rewound::read(&mut stream)) => more,
+                _ = leaving.as_mut() => return farewell(stream).await,
+            };
+            match more {
+                Ok(Ok(more)) if !more.is_empty() => read = [read, more].concat().into(),
+                _ => return farewell(stream).await,
+            }
+        }
+        let io = TokioIo::new(Rewound::new(std::mem::take(&mut read), stream));
+        if is_first && io.inner().starts_with(PREFACE) {
+            let mut serving = Box::pin(builders.http2.serve_connection(io, service));
+            let is_silent = tokio::select! {
+                _ = serving.as_mut() => return,
+                is_silent = leaving => is_silent,
+            };
+            // GOAWAY; what is in flight goes on.
             serving.as_mut().graceful_shutdown();
-            let _ = timeout(FAREWELL, serving).await;
+            let _ = timeout(if is_silent { FAREWELL } else { Duration::MAX }, serving).await;
             return;
         }
+        let mut serving = Box::new(builders.http1.serve_connection(io, service.clone()));
+        let (before, mut seen) = (calls.begun(), calls.begun());
+        let rests = loop {
+            tokio::select! {
+                _ = serving.as_mut() => return,
+                is_silent = leaving.as_mut() => {
+                    // `connection: close`; what is in flight goes on.
+                    Pin::new(serving.as_mut()).graceful_shutdown();
+                    let _ = timeout(if is_silent { FAREWELL } else { Duration::MAX }, serving).await;
+                    return;
+                }
+                () = sleep(REST) => {
+                    // One whose headers have only begun to come goes on under the time that they have.
+                    if seen == calls.begun() && seen > before && calls.are_over() {
+                        Pin::new(serving.as_mut()).graceful_shutdown();
+                        break poll_fn(|context| Poll::Ready(serving.poll_without_shutdown(context))).await;
+                    }
+                    seen = calls.begun();
+                }
+            }
+        };
+        match rests {
+            Poll::Ready(Ok(())) => {
+                let parts = serving.into_parts();
+                let (unread, socket) = parts.io.into_inner().into_parts();
+                (read, stream) = ([parts.read_buf, unread].concat().into(), socket);
+            }
+            Poll::Ready(Err(_)) => return,
+            // Its last answer is not with the client yet.
+            Poll::Pending => return drop(serving.await),
+        }
     }
-    // GOAWAY on HTTP/2, `connection: close` on HTTP/1.1; what is in flight goes on.
-    serving.as_mut().graceful_shutdown();
-    let _ = serving.await;
+}
+
+async fn farewell(mut stream: impl AsyncWrite + Unpin) {
+    // TLS says goodbye.
+    let _ = timeout(FAREWELL, stream.shutdown()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_connections: 1,
+        connection_age: Duration::from_secs(3_600),
+        drain: Duration::from_secs(1),
+        pending_resets: PENDING_RESETS,
+        first_request: HEADER_TIMEOUT,
+    };
+
+    /// A client's end of a connection, and how many calls it made.
+    fn open() -> (DuplexStream, Arc<AtomicU64>) {
+        let (ours, theirs) = duplex(64 * 1024);
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = calls.clone();
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let path = request.uri().path().to_owned();
+            let counted = counted.clone();
+            async move {
+                counted.fetch_add(1, Ordering::Relaxed);
+                if path == "/slow" {
+                    sleep(Duration::from_secs(30)).await;
+                }
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(path))))
+            }
+        });
+        tokio::spawn(async move {
+            let peer = ([127, 0, 0, 1], 1).into();
+            connection(&Builders::new(PENDING_RESETS), theirs, peer, service, LIMITS, CancellationToken::new()).await;
+        });
+        (ours, calls)
+    }
+
+    async fn hears(stream: &mut DuplexStream, end: &str) -> String {
+        let mut heard = Vec::new();
+        while !heard.ends_with(end.as_bytes()) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "{}", String::from_utf8_lossy(&heard));
+        }
+        String::from_utf8(heard).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_rested_is_served_again() {
+        let (mut client, calls) = open();
+        for (number, path) in ["/a", "/slow", "/b"].iter().enumerate() {
+            // In pieces, between which it would rest if it could.
+            for piece in ["GET ", path, " HTTP/1.1\r\nhost:", " x\r\n\r\n"] {
+                client.write_all(piece.as_bytes()).await.unwrap();
+                sleep(REST * 3).await;
+            }
+            let answer = hears(&mut client, path).await;
+            assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
+            assert_eq!(calls.load(Ordering::Relaxed), number as u64 + 1);
+            sleep(REST * 10).await;
+        }
+        // Two at once, and the half of a third.
+        client.write_all(b"GET /c HTTP/1.1\r\nhost: x\r\n\r\nGET /d HTTP/1.1\r\nhost: x\r\n\r\nGET /e").await.unwrap();
+        hears(&mut client, "/d").await;
+        sleep(REST * 3).await;
+        client.write_all(b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        assert!(hears(&mut client, "/e").await.contains("connection: close"));
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_let_go() {
+        let began = tokio::time::Instant::now();
+        let (mut silent, _) = open();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert!(began.elapsed() < HEADER_TIMEOUT + FAREWELL * 2);
+        let (mut halting, _) = open();
+        halting.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        assert_eq!(halting.read(&mut [0]).await.unwrap(), 0);
+        // One that was served may be silent for longer, and then goes too.
+        let (mut idle, _) = open();
+        idle.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        hears(&mut idle, "/a").await;
+        let began = tokio::time::Instant::now();
+        assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
+        assert!(began.elapsed() > HEADER_TIMEOUT && began.elapsed() < IDLE_TIMEOUT + REST * 4);
+        // And one whose next headers never end.
+        let (mut slow, _) = open();
+        slow.write_all(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        hears(&mut slow, "/a").await;
+        sleep(REST * 4).await;
+        let began = tokio::time::Instant::now();
+        slow.write_all(b"GET /b HTT").await.unwrap();
+        let _ = slow.read_to_end(&mut Vec::new()).await;
+        assert!(began.elapsed() < IDLE_TIMEOUT + REST * 4);
+    }
 }

@@ -220,8 +220,7 @@ async fn work(
 ) {
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let edge = edge.clone();
-        // On the heap, and only while it is served: an idle connection keeps the room of what its service returns.
-        Box::pin(async move { Ok::<_, Infallible>(edge.handle(request).await) })
+        async move { Ok::<_, Infallible>(edge.handle(request).await) }
     });
     let handshake = move |stream| {
         let tls = tls.clone();

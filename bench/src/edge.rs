@@ -98,6 +98,8 @@ async fn idle(ground: &Ground, (url, run): (&str, &str), edge: &Started) -> Resu
         connections.push(connection);
     }
     let round = Round { operations: IDLE, took: began.elapsed(), latencies: Vec::new() };
+    // Until the last of them rests too.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let held = rss(edge.id());
     ensure!(connections[0].send(&ask).await?.0.is_success(), "the first connection is open still");
     let mut rounds = Rounds::default();

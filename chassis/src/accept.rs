@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -234,87 +234,113 @@ async fn connection<T, S, B>(
             Ok::<_, Infallible>(response.map(|body| held.with(body)))
         })
     });
-    let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
-    // Ends when the connection is to go; true when it never said anything.
-    let mut leaving = pin!(async {
-        let mut end = pin!(async {
-            tokio::select! {
-                () = sleep(age) => {}
-                () = stop.cancelled() => {}
-            }
-        });
-        if timeout(limits.first_request, end.as_mut()).await.is_ok() {
-            return false;
-        }
-        let is_silent = calls.begun() == 0;
-        if !is_silent {
-            end.await;
-        }
-        is_silent
-    });
+    let mut leaving = pin!(leaving(limits, &calls, &stop));
     let mut read = Bytes::new();
     loop {
-        // The first bytes tell which protocol it is; later ones that there is a request.
         let is_first = calls.begun() == 0;
-        while read.is_empty() || is_first && read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
-            let more = tokio::select! {
-                more = timeout(IDLE_TIMEOUT, rewound::read(&mut stream)) => more,
-                _ = leaving.as_mut() => return farewell(stream).await,
-            };
-            match more {
-                Ok(Ok(more)) if !more.is_empty() => read = [read, more].concat().into(),
-                _ => return farewell(stream).await,
-            }
-        }
-        let io = TokioIo::new(Rewound::new(std::mem::take(&mut read), stream));
-        if is_first && io.inner().starts_with(PREFACE) {
+        let Some(woken) = awake(&mut stream, read, is_first, leaving.as_mut()).await else {
+            // TLS says goodbye.
+            let _ = timeout(FAREWELL, stream.shutdown()).await;
+            return;
+        };
+        let is_http2 = is_first && woken.starts_with(PREFACE);
+        let io = TokioIo::new(Rewound::new(woken, stream));
+        if is_http2 {
             let mut serving = Box::pin(builders.http2.serve_connection(io, service));
-            let is_silent = tokio::select! {
+            let patience = tokio::select! {
                 _ = serving.as_mut() => return,
-                is_silent = leaving => is_silent,
+                patience = leaving => patience,
             };
             // GOAWAY; what is in flight goes on.
             serving.as_mut().graceful_shutdown();
-            let _ = timeout(if is_silent { FAREWELL } else { Duration::MAX }, serving).await;
+            let _ = timeout(patience, serving).await;
             return;
         }
-        let mut serving = Box::new(builders.http1.serve_connection(io, service.clone()));
-        let (before, mut seen) = (calls.begun(), calls.begun());
-        let rests = loop {
-            tokio::select! {
-                _ = serving.as_mut() => return,
-                is_silent = leaving.as_mut() => {
-                    // `connection: close`; what is in flight goes on.
-                    Pin::new(serving.as_mut()).graceful_shutdown();
-                    let _ = timeout(if is_silent { FAREWELL } else { Duration::MAX }, serving).await;
-                    return;
-                }
-                () = sleep(REST) => {
-                    // One whose headers have only begun to come goes on under the time that they have.
-                    if seen == calls.begun() && seen > before && calls.are_over() {
-                        Pin::new(serving.as_mut()).graceful_shutdown();
-                        break poll_fn(|context| Poll::Ready(serving.poll_without_shutdown(context))).await;
-                    }
-                    seen = calls.begun();
-                }
-            }
-        };
-        match rests {
-            Poll::Ready(Ok(())) => {
-                let parts = serving.into_parts();
-                let (unread, socket) = parts.io.into_inner().into_parts();
-                (read, stream) = ([parts.read_buf, unread].concat().into(), socket);
-            }
-            Poll::Ready(Err(_)) => return,
-            // Its last answer is not with the client yet.
-            Poll::Pending => return drop(serving.await),
+        let serving = Box::new(builders.http1.serve_connection(io, service.clone()));
+        match until_rest(serving, &calls, leaving.as_mut()).await {
+            Some((unread, socket)) => (read, stream) = (unread, socket),
+            None => return,
         }
     }
 }
 
-async fn farewell(mut stream: impl AsyncWrite + Unpin) {
-    // TLS says goodbye.
-    let _ = timeout(FAREWELL, stream.shutdown()).await;
+/// Returns when a connection is to go, and with how much patience: little for one that never said anything.
+async fn leaving(limits: Limits, calls: &Calls, stop: &CancellationToken) -> Duration {
+    let age = limits.connection_age.mul_f64(rand::rng().random_range(0.9..1.1));
+    let mut end = pin!(timeout(age, stop.cancelled()));
+    if timeout(limits.first_request, end.as_mut()).await.is_err() {
+        if calls.begun() == 0 {
+            return FAREWELL;
+        }
+        let _ = end.await;
+    }
+    Duration::MAX
+}
+
+/// Waits for bytes: the first tell which protocol it is, later ones that there is a request. `None` is the end.
+async fn awake<T: AsyncRead + Unpin>(
+    stream: &mut T,
+    mut read: Bytes,
+    is_first: bool,
+    mut leaving: Pin<&mut impl Future<Output = Duration>>,
+) -> Option<Bytes> {
+    while read.is_empty() || is_first && read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+        let more = tokio::select! {
+            more = timeout(IDLE_TIMEOUT, rewound::read(stream)) => more.ok()?.ok()?,
+            _ = leaving.as_mut() => return None,
+        };
+        if more.is_empty() {
+            return None;
+        }
+        read = if read.is_empty() { more } else { [read, more].concat().into() };
+    }
+    Some(read)
+}
+
+/// Serves HTTP/1.1 until there is nothing to serve for a while: then the socket comes back, with what was read of it.
+async fn until_rest<T, S, B>(
+    mut serving: Box<http1::Connection<TokioIo<Rewound<T>>, S>>,
+    calls: &Calls,
+    mut leaving: Pin<&mut impl Future<Output = Duration>>,
+) -> Option<(Bytes, T)>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Unpin> + Unpin,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (before, mut seen) = (calls.begun(), calls.begun());
+    loop {
+        tokio::select! {
+            _ = serving.as_mut() => return None,
+            patience = leaving.as_mut() => {
+                // `connection: close`; what is in flight goes on.
+                Pin::new(serving.as_mut()).graceful_shutdown();
+                let _ = timeout(patience, serving).await;
+                return None;
+            }
+            () = sleep(REST) => {}
+        }
+        // One whose headers have only begun to come goes on under the time that they have.
+        if seen == calls.begun() && seen > before && calls.are_over() {
+            break;
+        }
+        seen = calls.begun();
+    }
+    Pin::new(serving.as_mut()).graceful_shutdown();
+    match poll_fn(|context| Poll::Ready(serving.poll_without_shutdown(context))).await {
+        Poll::Ready(Ok(())) => {
+            let parts = serving.into_parts();
+            let (unread, socket) = parts.io.into_inner().into_parts();
+            Some(([parts.read_buf, unread].concat().into(), socket))
+        }
+        Poll::Ready(Err(_)) => None,
+        Poll::Pending => {
+            // Its last answer is not with the client yet.
+            let _ = serving.await;
+            None
+        }
+    }
 }
 
 #[cfg(test)]

@@ -39,10 +39,6 @@ impl<T> Rewound<T> {
         Self { read, stream }
     }
 
-    pub(super) fn starts_with(&self, bytes: &[u8]) -> bool {
-        self.read.starts_with(bytes)
-    }
-
     pub(super) fn into_parts(self) -> (Bytes, T) {
         (self.read, self.stream)
     }

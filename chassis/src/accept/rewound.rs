@@ -1,18 +1,14 @@
-//! A stream whose first bytes were read already, and a body that counts as a call until it is dropped.
+//! A stream whose first bytes were read already.
 
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::Calls;
 
 /// Bytes that are read at once before it is known whose they are: most requests are shorter.
 const AHEAD: usize = 4 * 1024;
@@ -82,51 +78,5 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// A call that goes on until this is dropped.
-pub(super) struct Held(Arc<Calls>);
-
-impl Held {
-    pub(super) fn new(calls: Arc<Calls>) -> Self {
-        calls.begun.fetch_add(1, Ordering::Relaxed);
-        Self(calls)
-    }
-
-    pub(super) fn with<B>(self, body: B) -> HeldBody<B> {
-        HeldBody { body, _held: self }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A body with its call.
-pub(super) struct HeldBody<B> {
-    body: B,
-    _held: Held,
-}
-
-impl<B: Body + Unpin> Body for HeldBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

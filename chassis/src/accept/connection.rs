@@ -177,9 +177,12 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (before, mut seen) = (calls.begun(), calls.begun());
+    let before = calls.begun();
+    let mut quiet_since = None;
     loop {
+        // In this order: what has happened to the connection meanwhile comes before its rest.
         tokio::select! {
+            biased;
             _ = serving.as_mut() => return None,
             patience = leaving.as_mut() => {
                 // `connection: close`; what is in flight goes on.
@@ -190,11 +193,13 @@ where
             () = sleep(REST) => {}
         }
         // One whose headers have only begun to come goes on under the time that they have.
-        if seen == calls.begun() && seen > before && calls.are_over() {
+        let quiet = Some(calls.begun()).filter(|begun| calls.are_over() && *begun > before);
+        if quiet.is_some() && quiet == quiet_since {
             break;
         }
-        seen = calls.begun();
+        quiet_since = quiet;
     }
+    // Hyper is done with a call by now, its body read or the connection closed: what is left in the socket is no body's.
     Pin::new(serving.as_mut()).graceful_shutdown();
     match poll_fn(|context| Poll::Ready(serving.poll_without_shutdown(context))).await {
         Poll::Ready(Ok(())) => {
@@ -310,5 +315,24 @@ mod tests {
         slow.write_all(b"GET /b HTT").await.unwrap();
         let _ = slow.read_to_end(&mut Vec::new()).await;
         assert!(began.elapsed() < IDLE_TIMEOUT + REST * 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_body_is_no_request() {
+        // Answered at once, within a rest, and at the very moment of one; the body comes when nobody reads it any more.
+        for path in ["/a", "/slow"] {
+            for late in [Duration::ZERO, REST, REST * 7] {
+                let (mut client, calls) = open();
+                let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
+                let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", smuggled.len() + 9);
+                client.write_all(format!("{head}123456789").as_bytes()).await.unwrap();
+                hears(&mut client, path).await;
+                sleep(late).await;
+                let _ = client.write_all(smuggled.as_bytes()).await;
+                let mut rest = Vec::new();
+                let _ = client.read_to_end(&mut rest).await;
+                assert_eq!(calls.load(Ordering::Relaxed), 1, "{path} {late:?} {}", String::from_utf8_lossy(&rest));
+            }
+        }
     }
 }

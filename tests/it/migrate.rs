@@ -1,10 +1,13 @@
 //! `tenon migrate`: safe to run twice and at once; servers refuse what is behind; settings are refused by name.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use sqlx::Row as _;
 
-use crate::harness::{Database, Ports, tenon};
+use crate::harness::{Cluster, Database, Ports, tenon};
 
 const SERVICES: [&str; 4] = ["AUTH", "TENANT", "BILLING", "WORKFLOW"];
 
@@ -29,6 +32,20 @@ async fn it_can_run_at_once_and_again() {
     let again = migrate(&url).output().unwrap();
     assert!(again.status.success());
     assert_eq!(applied(&String::from_utf8_lossy(&again.stderr).into_owned()), 0);
+}
+
+#[test]
+fn it_waits_for_a_server_that_is_not_there_yet() {
+    let ports = Ports::take();
+    let port = ports.next();
+    let url = format!("postgres://tenon@127.0.0.1:{port}/mesh");
+    let mut early = migrate(&url).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(early.stderr.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    assert!(first.contains("waiting 15 s at most for the database"), "{first}");
+    let _cluster = Cluster::start(port);
+    let rest: Vec<String> = said.map_while(Result::ok).collect();
+    assert!(early.wait().unwrap().success(), "{rest:?}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ static SCHEMAS: [(&str, Migrator); 5] = [
     ("workflow", sqlx::migrate!("../migrations/workflow")),
 ];
 
-/// How long a server that starts waits for its database.
+/// How long a migration or a server that starts waits for its database.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a migration needs to know.
@@ -48,12 +48,29 @@ pub(crate) struct Settings {
 /// Migrates; returns the names of what was applied.
 pub(crate) async fn run(settings: &Settings) -> Result<Vec<String>> {
     let url = settings.admin_database_url.expose();
-    store::create_database(url).await.context("the database at TENON_ADMIN_DATABASE_URL cannot be used")?;
+    create_database(url).await.context("the database at TENON_ADMIN_DATABASE_URL cannot be used")?;
     let mut connection = store::connect(url).await?;
     store::lock(&mut connection, || crate::say("waiting for another `tenon migrate` to end")).await?;
     let result = migrate(&mut connection, settings).await;
     store::unlock(connection).await?;
     result
+}
+
+/// As the store's, and waits for a server that starts beside it.
+async fn create_database(url: &str) -> Result<(), sqlx::Error> {
+    let started = tokio::time::Instant::now();
+    let mut is_said = false;
+    loop {
+        match store::create_database(url).await {
+            Err(error) if store::is_away(&error) && started.elapsed() < PATIENCE => {
+                if !std::mem::replace(&mut is_said, true) {
+                    crate::say(&format!("waiting {} s at most for the database ({error})", PATIENCE.as_secs()));
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 async fn migrate(connection: &mut PgConnection, settings: &Settings) -> Result<Vec<String>> {

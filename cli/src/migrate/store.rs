@@ -29,6 +29,11 @@ pub(crate) fn is_not_migrated(error: &Error) -> bool {
     matches!(code(error).as_deref(), Some("3D000" | "3F000" | "42P01"))
 }
 
+/// Whether nobody listens yet, or the server still starts (57P03).
+pub(crate) fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Io(_)) || code(error).as_deref() == Some("57P03")
+}
+
 fn code(error: &Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{Ports, Process};
+use super::Process;
 
 /// The server and its folder. It writes through to the disk's cache, so that a crash of the server loses nothing.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes one and starts it.
-    pub fn start(ports: &Ports) -> Self {
+    /// Makes one and starts it. It listens then; what needs its answers waits for it as `tenon` does.
+    pub fn start(port: u16) -> Self {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let data = folder.path().join("data");
         let data = data.to_str().expect("a temporary folder's name is text");
@@ -31,7 +31,6 @@ impl Cluster {
         initdb.args(["-D", data, "-U", "tenon", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let made = initdb.output().expect("initdb can be started");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-        let port = ports.next();
         let mut command = as_postgres("postgres");
         command.args(["-D", data, "-c", &format!("port={port}")]);
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "shared_buffers=32MB"] {

@@ -82,7 +82,7 @@ impl Mesh {
     /// As `start_with`, on a Postgres of its own that `crash_postgres` may crash.
     pub async fn start_on_own_postgres(backends: Backends, settings: &[(&str, &str)]) -> Self {
         let ports = Ports::take();
-        let cluster = Cluster::start(&ports);
+        let cluster = Cluster::start(ports.next());
         let database = Database::on(cluster.port);
         let mut mesh = Self::launch_on(database, backends, &["all"], settings).await;
         mesh._ports.push(ports);

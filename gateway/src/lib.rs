@@ -1,4 +1,4 @@
-//! The edge: HTTP/JSON in, gRPC out, driven by descriptors; it names no service.
+//! The edge: HTTP/JSON in, gRPC out, driven by descriptors; it names no service that it serves.
 //!
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called

@@ -172,6 +172,8 @@ impl Contract {
     }
 }
 
+/// The roles that a user or a key of a tenant may have.
+pub const ROLES: [&str; 3] = ["admin", "member", "viewer"];
 /// What a member may do besides reading.
 const MEMBERS: &str = "workflow.runs.";
 

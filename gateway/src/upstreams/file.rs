@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, de::Error as _};
-use tenon_proto::{foreign::Rules, options::v1::policy::Access};
+use tenon_proto::{foreign::Rules, options::v1::policy::Access, policy::ROLES};
 
 use super::dial::{CONNECTIONS, Dial, MAX_REQUESTS, Retries, Tls};
 
@@ -19,7 +19,6 @@ const MAX_NAME: usize = 40;
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// What the parts of the mesh are called in tokens.
 const TAKEN: [&str; 8] = ["auth", "tenant", "billing", "workflow", "gateway", "tenon", "mesh", "edge"];
-const ROLES: [&str; 3] = ["admin", "member", "viewer"];
 
 /// One entry, read and checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use tenon_chassis::{Fault, UserId};
+use tenon_proto::policy::ROLES;
 
 /// RFC 5321 section 4.5.3.1.3, less the angle brackets.
 const MAX_EMAIL: usize = 254;
@@ -9,7 +10,6 @@ const MAX_EMAIL: usize = 254;
 const MIN_PASSWORD: usize = 8;
 /// Hashing takes time in proportion to the length.
 const MAX_PASSWORD: usize = 1_024;
-const ROLES: [&str; 3] = ["admin", "member", "viewer"];
 
 /// A row of auth.users.
 #[derive(Debug, Clone)]

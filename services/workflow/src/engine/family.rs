@@ -26,6 +26,7 @@ use crate::{
 
 /// Runs above a run at most: a workflow cannot start itself without end.
 const DEPTH_MAX: i16 = 10;
+const _: () = assert!(DEPTH_MAX < Depth::EVENT, "runs are counted below the events");
 /// What runs of runs are counted on, as the policy of CreateRun names it.
 const METER: &str = "workflow_runs";
 

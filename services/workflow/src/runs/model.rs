@@ -129,7 +129,7 @@ pub struct Parent {
 pub struct Depth(pub i16);
 
 impl Depth {
-    const EVENT: i16 = 100;
+    pub const EVENT: i16 = 100;
 
     /// Runs above it since an event started one.
     #[must_use]

@@ -49,7 +49,8 @@ async fn a_mesh_that_is_well_is_found_well() {
     assert!(said.contains("the database takes tenon_workflow, and its schema is current"), "{said}");
     assert!(said.contains(&format!("is ready on port {admin}")), "{said}");
     assert!(tenon().arg("health").env("TENON_ADMIN_PORT", &admin).status().unwrap().success());
-    let nobody = Ports::take().next().to_string();
+    let ports = Ports::take();
+    let nobody = ports.next().to_string();
     let output = tenon().arg("health").env("TENON_ADMIN_PORT", &nobody).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("is it started?"));
     assert_eq!(output.status.code(), Some(1));

@@ -166,9 +166,7 @@ async fn who_is_slow_gets_less() {
         let answered = answered.clone();
         async move {
             let enough = answered.load(Ordering::SeqCst) + 200;
-            while answered.load(Ordering::SeqCst) < enough {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            until("the quick one has answered", async || answered.load(Ordering::SeqCst) >= enough).await;
         }
     });
     let (house, _folder) = house(&[&quick, &slow], "", &[]).await;

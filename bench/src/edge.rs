@@ -23,7 +23,7 @@ use tonic::{Request, metadata::AsciiMetadataValue, transport::Endpoint};
 use crate::{
     load::{Connection, Round, drive, drive_at, due, pace},
     mesh::answers,
-    process::{Started, cpu, family, rss},
+    process::{Cores, Started, cpu, family, rss},
     report::{Figure, Rounds},
     scenarios::{Ground, Plan, finished_run, get},
 };
@@ -33,6 +33,9 @@ const CONTROL_UPSTREAM: u16 = 12_481;
 const NGINX: u16 = 12_482;
 /// Requests in flight where throughput is measured.
 const IN_FLIGHT: usize = 32;
+/// Of the rate at which requests follow each other without a pause, what keeps the cores half busy: requests that come one by
+/// one cost twice as much.
+const HALF: f64 = 0.25;
 /// Connections that have nothing to do.
 const IDLE: usize = 10_000;
 /// Connections that gRPC calls go over.
@@ -120,7 +123,7 @@ impl Turn {
     }
 }
 
-/// The same requests at half the rate that the edge took them: JSON through it and through the bare hop, gRPC through it
+/// The same requests at a rate that leaves the cores half idle: JSON through it and through the bare hop, gRPC through it
 /// and past it.
 async fn half(
     plan: &Plan,
@@ -130,26 +133,32 @@ async fn half(
 ) -> Result<[Figure; 4]> {
     let direct = format!("http://127.0.0.1:{CONTROL_UPSTREAM}");
     let [edge, _, hop, ..] = turns else { unreachable!("these are always measured") };
-    let mut all: [Rounds; 4] = Default::default();
+    let mut all: [(Rounds, u64); 4] = Default::default();
     for _ in 0..plan.rounds {
-        for (rounds, &Turn { ref url, process, .. }) in all.iter_mut().zip([edge, hop]) {
-            let (ask, before) = (get(format!("/v1/{run}"), &ground.token), cpu(&family(process)));
-            let round = drive_at(Some(json / 2.0), url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?;
+        let places = [(&edge.url, edge.process), (&hop.url, hop.process), (&edge.url, edge.process), (&direct, 0)];
+        for (at, ((rounds, busy), (url, process))) in all.iter_mut().zip(places).enumerate() {
+            let (cores, before) = (Cores::now(), cpu(&family(process)));
+            let round = if at < 2 {
+                let ask = get(format!("/v1/{run}"), &ground.token);
+                drive_at(Some(json * HALF), url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?
+            } else {
+                calls(url, &ground.token, run, (plan.round, Some(native * HALF))).await?
+            };
             rounds.add(round, cpu(&family(process)).saturating_sub(before));
-        }
-        for (rounds, url) in all[2..].iter_mut().zip([&edge.url, &direct]) {
-            let before = cpu(&family(edge.process));
-            let round = calls(url, &ground.token, run, (plan.round, Some(native / 2.0))).await?;
-            rounds.add(round, cpu(&family(edge.process)).saturating_sub(before));
+            *busy = Cores::now().busy_since(cores);
         }
     }
-    let [json, hop, native, past] = all;
-    Ok([
-        json.figure("edge: GET at half load", "latency through the edge", 0),
-        hop.figure("control: axum, half load", "latency of the same requests through the bare hop", 0),
-        native.figure("edge: gRPC at half load", "latency through the edge", 0),
-        past.figure("control: gRPC past the edge", "latency of the same calls to the service itself", 0),
-    ])
+    let names = [
+        ("edge: GET at half load", "latency through the edge"),
+        ("control: axum at half load", "latency through the bare hop"),
+        ("edge: gRPC at half load", "latency through the edge"),
+        ("control: gRPC past the edge", "latency to the service itself"),
+    ];
+    let mut named = names.into_iter().zip(all);
+    Ok(std::array::from_fn(|_| {
+        let ((name, of), (rounds, busy)) = named.next().expect("as many names as places");
+        rounds.figure(name, &format!("{of}; the cores are {busy} % busy with all of it"), 0)
+    }))
 }
 
 /// Calls GetRun over gRPC as fast as it goes, or at a rate: then each call counts from when it was due.

@@ -31,8 +31,10 @@ pub const USAGE_RECORDED: &str = "tenon.usage.recorded.v1";
 pub const CHANNEL: &str = "tenon_bus";
 /// Rows of the outbox that are looked at, and events that are handled in one transaction, at most.
 const BATCH: i64 = 500;
+/// The same for a reader of some types, for whom most rows are not.
+const BATCH_OF_SOME: i64 = 2_000;
 /// A reader that finds nothing for it moves on past so many rows: each move is a transaction.
-const FAR: i64 = 100;
+const FAR: i64 = 500;
 /// How long a reader that is told of events waits for more of them: a look costs the same for one as for many.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long a consumer sleeps when no beat wakes it.
@@ -165,9 +167,9 @@ async fn woken(beats: &mut Receiver<Beat>) {
 }
 
 /// Where a reader stands after a look, if it has moved, and whether there may be more at once.
-fn advance(page: &Page) -> (Option<Position>, bool) {
+fn advance(page: &Page, most: i64) -> (Option<Position>, bool) {
     let has_moved = !page.events.is_empty() || page.looked >= FAR;
-    (page.last.filter(|_| has_moved), page.looked == BATCH)
+    (page.last.filter(|_| has_moved), page.looked == most)
 }
 
 /// Handles one batch; true when there may be more at once.
@@ -180,8 +182,9 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
         return Ok(false);
     };
     let types: Vec<String> = consumer.types.iter().map(|kind| (*kind).to_owned()).collect();
-    let page = store::list_events(&mut tx, position, (&types, ""), BATCH).await?;
-    let (next, full) = advance(&page);
+    let most = if types.is_empty() { BATCH } else { BATCH_OF_SOME };
+    let page = store::list_events(&mut tx, position, (&types, ""), most).await?;
+    let (next, full) = advance(&page, most);
     let Some(next) = next else { return Ok(false) };
     handle(&mut tx, consumer, page.events).await?;
     store::update_cursor(&mut tx, consumer.name, (position, next)).await?;
@@ -219,10 +222,13 @@ mod tests {
 
     #[test]
     fn a_reader_passes_what_is_not_for_it_in_strides() {
-        let look = |looked| advance(&Page { events: Vec::new(), last: (looked > 0).then_some((7, 8)), looked });
+        let look = |looked| {
+            let page = Page { events: Vec::new(), last: (looked > 0).then_some((7, 8)), looked };
+            advance(&page, BATCH_OF_SOME)
+        };
         assert_eq!(look(0), (None, false));
         assert_eq!(look(FAR - 1), (None, false), "each move is a transaction");
         assert_eq!(look(FAR), (Some((7, 8)), false));
-        assert_eq!(look(BATCH), (Some((7, 8)), true));
+        assert_eq!(look(BATCH_OF_SOME), (Some((7, 8)), true));
     }
 }

@@ -1,5 +1,4 @@
 //! Limits that several edges share: none waits for Redis, and together they let through little more than one would.
-#![expect(clippy::unwrap_used, reason = "what is written here is well-formed")]
 
 use std::time::{Duration, Instant};
 

@@ -33,8 +33,9 @@ pub const CHANNEL: &str = "tenon_bus";
 const BATCH: i64 = 500;
 /// The same for a reader of some types, for whom most rows are not.
 const BATCH_OF_SOME: i64 = 2_000;
-/// A reader that finds nothing for it moves on past so many rows: each move is a transaction.
+/// A reader that finds nothing for it moves on past so many rows, or transactions: each move is one itself.
 const FAR: i64 = 500;
+const FAR_BACK: i64 = 1_000;
 /// How long a reader that is told of events waits for more of them: a look costs the same for one as for many.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long a consumer sleeps when no beat wakes it.
@@ -166,10 +167,12 @@ async fn woken(beats: &mut Receiver<Beat>) {
     }
 }
 
-/// Where a reader stands after a look, if it has moved, and whether there may be more at once.
-fn advance(page: &Page, most: i64) -> (Option<Position>, bool) {
-    let has_moved = !page.events.is_empty() || page.looked >= FAR;
-    (page.last.filter(|_| has_moved), page.looked == most)
+/// Where a reader stands after a look, if it has moved, and whether there may be more at once. What is older than the
+/// horizon, and not for this reader, need not be looked at again.
+fn advance(from: Position, page: &Page, most: i64) -> (Option<Position>, bool) {
+    let (full, has_moved) = (page.looked == most, !page.events.is_empty() || page.looked >= FAR);
+    let passed = (!full && page.horizon - from.0 > FAR_BACK).then_some((page.horizon - 1, i64::MAX));
+    (page.last.filter(|_| has_moved).max(passed), full)
 }
 
 /// Handles one batch; true when there may be more at once.
@@ -184,7 +187,7 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
     let types: Vec<String> = consumer.types.iter().map(|kind| (*kind).to_owned()).collect();
     let most = if types.is_empty() { BATCH } else { BATCH_OF_SOME };
     let page = store::list_events(&mut tx, position, (&types, ""), most).await?;
-    let (next, full) = advance(&page, most);
+    let (next, full) = advance(position, &page, most);
     let Some(next) = next else { return Ok(false) };
     handle(&mut tx, consumer, page.events).await?;
     store::update_cursor(&mut tx, consumer.name, (position, next)).await?;
@@ -222,13 +225,14 @@ mod tests {
 
     #[test]
     fn a_reader_passes_what_is_not_for_it_in_strides() {
-        let look = |looked| {
-            let page = Page { events: Vec::new(), last: (looked > 0).then_some((7, 8)), looked };
-            advance(&page, BATCH_OF_SOME)
+        let look = |looked, horizon| {
+            let page = Page { events: Vec::new(), last: (looked > 0).then_some((7, 8)), looked, horizon };
+            advance((5, 6), &page, BATCH_OF_SOME)
         };
-        assert_eq!(look(0), (None, false));
-        assert_eq!(look(FAR - 1), (None, false), "each move is a transaction");
-        assert_eq!(look(FAR), (Some((7, 8)), false));
-        assert_eq!(look(BATCH_OF_SOME), (Some((7, 8)), true));
+        assert_eq!(look(0, 10), (None, false));
+        assert_eq!(look(FAR - 1, 10), (None, false), "each move is a transaction");
+        assert_eq!(look(FAR, 10), (Some((7, 8)), false));
+        assert_eq!(look(BATCH_OF_SOME, 2_000), (Some((7, 8)), true));
+        assert_eq!(look(1, 2_000), (Some((1_999, i64::MAX)), false), "what it has passed can be deleted");
     }
 }

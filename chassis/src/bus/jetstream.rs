@@ -72,7 +72,7 @@ pub(super) async fn relay_batch(db: &Db, stream: &JetStream, name: &str) -> Resu
     };
     let page = store::list_events(&mut tx, position, (&[], db.service), BATCH).await?;
     tx.commit().await?;
-    let (next, full) = advance(&page, BATCH);
+    let (next, full) = advance(position, &page, BATCH);
     let Some(next) = next else { return Ok(false) };
     fail::at("relay.publish.before").await?;
     // Sent in order, acknowledged together.

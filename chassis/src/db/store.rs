@@ -130,6 +130,8 @@ pub(crate) struct Page {
     pub(crate) last: Option<Position>,
     /// Rows that were looked at.
     pub(crate) looked: i64,
+    /// The transaction before which none is open any more.
+    pub(crate) horizon: i64,
 }
 
 struct Row {
@@ -188,7 +190,7 @@ pub(crate) async fn list_events(
         Event { id: id.into(), tenant: tenant_id.into(), kind, source, subject, data, traceparent, time }
     };
     let events = rows.into_iter().filter(|row| row.is_wanted).map(event).collect();
-    Ok(Page { events, last, looked: looked.unwrap_or_default() })
+    Ok(Page { events, last, looked: looked.unwrap_or_default(), horizon })
 }
 
 /// Marks events as seen by a consumer; returns those that it sees for the first time.

@@ -120,14 +120,17 @@ impl Edge {
             _ => Box::pin(self.stream(ask, seen, headers, admitted.slot, body, call, deadline)).await,
         }?;
         if let Some(use_of) = use_of {
-            match &mut answered {
-                Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
-                Answered::Passed(passed) if passed.told.is_none() && is_counted(&passed.head) => use_of.count(),
-                Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
-                    true => use_of.count(),
-                    false => relay.use_of = Some(use_of),
-                },
-                _ => {}
+            let is_due = match &mut answered {
+                Answered::Whole(response) => is_counted(response.headers()),
+                Answered::Passed(passed) => passed.told.is_none() && is_counted(&passed.head),
+                Answered::Stream(response, relay) if is_counted(response.headers()) && !relay.is_over() => {
+                    relay.use_of = Some(use_of);
+                    return Ok(answered);
+                }
+                Answered::Stream(response, _) => is_counted(response.headers()),
+            };
+            if is_due {
+                Box::pin(use_of.count(deadline)).await;
             }
         }
         Ok(answered)

@@ -88,6 +88,7 @@ use self::{
     slots::Slots,
 };
 use crate::{
+    acme,
     answers::Answers,
     api_keys::ApiKeys,
     config::Config,
@@ -251,8 +252,12 @@ impl Edge {
         }
     }
 
-    /// A page of the edge's own; a route of the same path goes first.
+    /// A page of the edge's own, or the answer to a challenge; a route of the same path goes first.
     fn page(&self, loaded: &Loaded, seen: &Seen) -> Option<Page> {
+        let challenges = self.config.edge_acme_challenges.as_deref();
+        if let Some(challenge) = acme::answer(challenges, &seen.verb, seen.uri.path()) {
+            return Some(Page::new("text/plain", challenge));
+        }
         let document = || loaded.document().clone();
         openapi::find_page(&seen.verb, seen.uri.path(), document).filter(|_| self.config.edge_docs)
     }

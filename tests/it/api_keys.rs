@@ -1,8 +1,6 @@
 //! API keys from their making to their end: shown once, no stronger than who makes them, the tenant's own, and refused within
 //! a second of being revoked.
 
-use std::time::{Duration, Instant};
-
 use reqwest::{Method as Verb, StatusCode};
 use serde_json::{Value, json};
 use tenon_proto::{
@@ -15,10 +13,7 @@ use tenon_proto::{
 use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
-use crate::harness::{Backends, Mesh, Tenant, answer, eventually, reason, text};
-
-/// The requirement: a revoked key is refused everywhere within one second.
-const WITHIN: Duration = Duration::from_secs(1);
+use crate::harness::{Backends, Mesh, Second, Tenant, answer, eventually, reason, text};
 
 async fn make(mesh: &Mesh, token: &str, body: &Value) -> (StatusCode, Value) {
     mesh.post("/v1/api-keys", token, body).await
@@ -170,13 +165,17 @@ async fn a_revoked_key_is_refused_within_a_second_and_an_expired_one_in_time() {
     assert_eq!(get(&mesh, "/v1/auth/whoami", &secret).await.0, 200);
     let request = mesh.request(Verb::DELETE, &format!("/v1/{name}")).bearer_auth(&acme.token);
     assert_eq!(answer(request).await.0, StatusCode::OK);
-    let revoked = Instant::now();
+    let second = Second::begins();
     let refused = eventually("it is refused", || async {
+        let asked = second.ask();
         let (status, refused) = get(&mesh, "/v1/auth/whoami", &secret).await;
-        (status != 200).then_some((status, refused))
+        if status != 200 {
+            return Some((status, refused));
+        }
+        asked.may_be_old("the key is let in");
+        None
     })
     .await;
-    assert!(revoked.elapsed() < WITHIN, "refused after {:?}", revoked.elapsed());
     assert_eq!((refused.0, &*reason(&refused.1)), (401, "API_KEY_INVALID"));
     let (status, gone) = mesh.get(&format!("/v1/{name}"), &acme.token).await;
     assert_eq!((status.as_u16(), &*reason(&gone)), (404, "API_KEY_NOT_FOUND"));

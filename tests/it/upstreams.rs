@@ -1,13 +1,13 @@
 //! The services of examples/ behind the edge of the real binary.
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::Command, sync::Arc};
 
 use reqwest::{Client, Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::harness::{Backends, Mesh, Ports, Process, Tenant, answer, crm, eventually, reason, tenon, text};
+use crate::harness::{Backends, Mesh, PATIENCE, Ports, Process, Tenant, answer, crm, eventually, reason, tenon, text};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -141,7 +141,7 @@ async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
         .map(|_| {
             let (url, token, warm) = (format!("{}/v1/contacts", mesh.url), acme.token.clone(), warm.clone());
             tokio::spawn(async move {
-                let http = Client::builder().http2_prior_knowledge().no_proxy().timeout(Duration::from_secs(30));
+                let http = Client::builder().http2_prior_knowledge().no_proxy().timeout(PATIENCE);
                 let http = http.build().unwrap();
                 let (mut ok, mut limited) = (0_usize, 0_usize);
                 loop {
@@ -160,7 +160,7 @@ async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
             })
         })
         .collect();
-    let warmed = tokio::time::timeout(Duration::from_secs(20), warm.notified()).await;
+    let warmed = tokio::time::timeout(PATIENCE, warm.notified()).await;
     assert!(warmed.is_ok(), "no member came to twenty calls\n{}", mesh.log("all"));
     let code = tokio::task::block_in_place(|| mesh.terminate("all"));
     assert_eq!(code, Some(0));

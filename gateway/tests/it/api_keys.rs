@@ -10,6 +10,7 @@ use tenon_chassis::{ApiKeyId, api_key::ApiKey};
 
 use crate::{
     house::{ACME, Answer, House},
+    patience::until,
     speak::{ALL, Tongue},
 };
 
@@ -23,16 +24,6 @@ async fn call(house: &House, key: &str) -> Answer {
 /// A key of the tenant's that nobody has made.
 fn made_up(house: &House) -> String {
     ApiKey::generate(ACME.parse().unwrap(), ApiKeyId::new(&house.clock)).to_text()
-}
-
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..200 {
-        if done().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("not within a second: {what}");
 }
 
 /// An edge that hears of revocations.

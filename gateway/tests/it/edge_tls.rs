@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,7 +26,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::house::House;
+use crate::{
+    house::{House, counted},
+    patience::until,
+};
 
 pub(crate) fn file(name: &str) -> String {
     format!("{}/tests/certs/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -120,13 +122,17 @@ impl Pair {
 }
 
 async fn until_shown(edge: SocketAddr, certificate: &CertificateDer<'_>) {
-    for _ in 0..200 {
-        if shown(&connect(edge, &["h2"]).await.unwrap()) == *certificate {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the new certificate is not shown");
+    let is_shown = async || shown(&connect(edge, &["h2"]).await.unwrap()) == *certificate;
+    until("the new certificate is shown", is_shown).await;
+}
+
+/// Waits until the edge has refused one more pair than before this was asked for.
+async fn until_refused(before: u64) {
+    until("the pair is refused", async || refused() > before).await;
+}
+
+fn refused() -> u64 {
+    counted("tenon_edge_tls_reloads_total", "refused")
 }
 
 #[tokio::test]
@@ -199,22 +205,22 @@ async fn a_new_certificate_is_shown_and_no_request_fails_for_it() {
         })
         .collect();
     let wait_for_more = async |more: usize| {
-        let until = served.load(Ordering::SeqCst) + more;
-        while served.load(Ordering::SeqCst) < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let enough = served.load(Ordering::SeqCst) + more;
+        until("they are served", async || served.load(Ordering::SeqCst) >= enough).await;
     };
     wait_for_more(20).await;
     // Half of a new pair is no pair: the old one is shown still.
+    let before = refused();
     pair.put("cert.pem", &std::fs::read(file("edge-2.pem")).unwrap());
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    until_refused(before).await;
     assert_eq!(shown(&connect(house.address, &["h2"]).await.unwrap()), leaf("edge-1.pem"));
     pair.put("key.pem", &std::fs::read(file("edge-2.key")).unwrap());
     until_shown(house.address, &leaf("edge-2.pem")).await;
     wait_for_more(20).await;
     // Broken altogether.
+    let before = refused();
     pair.put("cert.pem", b"-----BEGIN CERTIFICATE-----\nnonsense");
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    until_refused(before).await;
     assert_eq!(shown(&connect(house.address, &["h2"]).await.unwrap()), leaf("edge-2.pem"));
     stop.cancel();
     for client in clients {

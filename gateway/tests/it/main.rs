@@ -11,6 +11,10 @@ mod keys;
 mod limits;
 mod packed;
 mod pages;
+mod patience;
+#[expect(unreachable_pub, reason = "it is a part of the harness of tests/")]
+#[path = "../../../tests/it/harness/ports.rs"]
+mod ports;
 mod protocols;
 mod redis;
 mod resilience;

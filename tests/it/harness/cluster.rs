@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::Process;
+use super::{Process, postgres::lets_in};
 
 /// The server and its folder. It writes through to the disk's cache, so that a crash of the server loses nothing.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes one and starts it. It listens then; what needs its answers waits for it as `tenon` does.
+    /// Makes one and starts it.
     pub fn start(port: u16) -> Self {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         let data = folder.path().join("data");
@@ -37,7 +37,7 @@ impl Cluster {
             command.args(["-c", setting]);
         }
         let mut process = Process::start("postgres", &command);
-        process.listens(port);
+        process.answers(port, lets_in);
         Self { port, command, process, _folder: folder }
     }
 
@@ -46,7 +46,7 @@ impl Cluster {
         self.process.signal(Signal::QUIT);
         self.process.wait();
         self.process = Process::start("postgres", &self.command);
-        self.process.listens(self.port);
+        self.process.answers(self.port, lets_in);
     }
 }
 

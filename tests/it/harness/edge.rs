@@ -1,9 +1,9 @@
 //! The edge as its clients see it: requests, sign-up, login.
 
-use std::time::Duration;
-
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+
+use super::process::PATIENCE;
 
 /// An edge that answers.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct Tenant {
 
 impl Edge {
     pub fn new(url: &str, operator_key: &str) -> Self {
-        let http = Client::builder().timeout(Duration::from_secs(30)).no_proxy().build();
+        let http = Client::builder().timeout(PATIENCE).no_proxy().build();
         let http = http.expect("a plain client can be made");
         Self { url: url.to_owned(), operator_key: operator_key.to_owned(), http }
     }

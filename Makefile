@@ -46,6 +46,10 @@ python: ## Try the examples in Python, and the how-to that makes one
 	@scripts/install deploy
 	scripts/check-python-worker
 
+peers: ## Try the official clients of Connect, gRPC and gRPC-Web in JavaScript and Python (needs node 20)
+	@scripts/install deploy
+	scripts/check-peers
+
 deploy: ## Render and schema-check helm/, k8s/ and compose.yaml
 	@scripts/install deploy
 	scripts/check-deploy
@@ -62,4 +66,4 @@ sqlx: ## Check every query against the migrations and write .sqlx anew
 	@scripts/install run
 	scripts/sqlx
 
-.PHONY: help up test lint python deploy bench image sqlx
+.PHONY: help up test lint python peers deploy bench image sqlx

@@ -75,6 +75,19 @@ pub fn frames(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    /// What a fuzzer begins with, and what one has found.
+    #[test]
+    fn the_seeds_break_nothing() {
+        let targets: [(&str, fn(&[u8])); 4] =
+            [("path", super::path), ("query", super::query), ("json", super::json), ("frames", super::frames)];
+        for (name, target) in targets {
+            let folder = format!("{}/../fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+            let seeds = std::fs::read_dir(&folder).unwrap();
+            let run = seeds.map(|seed| target(&std::fs::read(seed.unwrap().path()).unwrap()));
+            assert!(run.count() > 0, "{folder} has seeds");
+        }
+    }
+
     proptest! {
         #[test]
         fn random_bytes_break_nothing(data in proptest::collection::vec(any::<u8>(), 0..80)) {

@@ -152,6 +152,54 @@ async fn a_stream_works_and_answers_each_task_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_says_whether_anybody_is_there_to_work() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let (Tenant { token, .. }, other) = (mesh.onboard("served").await, mesh.onboard("served-too").await);
+    publish(&mesh, &token, "resize").await;
+    let name = start(&mesh, &token, "resize", 1).await;
+    let becomes = async |code: &str| {
+        eventually(&format!("it is {code}"), || async {
+            let (_, why) = mesh.get(&format!("/v1/{name}:explain"), &token).await;
+            let reason = &why["reasons"][0];
+            (reason["code"] == code && reason["subject"] == "resize").then_some(())
+        })
+        .await;
+    };
+    becomes("NO_WORKER").await;
+    // Neither another tenant's worker nor another queue's is one of this queue.
+    let _others = Worker::connect(&mesh, &other.token, &["resize"]).await.expect("it is let in");
+    let _another = Worker::connect(&mesh, &token, &["scale"]).await.expect("it is let in");
+    eventually("both are known", || async {
+        let count: i64 = sqlx::query_scalar("select count(*) from workflow.workers")
+            .fetch_one(&mut mesh.database.owner().await)
+            .await
+            .expect("the owner reads everything");
+        (count == 2).then_some(())
+    })
+    .await;
+    becomes("NO_WORKER").await;
+    let worker = Worker::connect(&mesh, &token, &["resize"]).await.expect("it is let in");
+    becomes("WAITING_FOR_WORKER").await;
+    drop(worker);
+    becomes("NO_WORKER").await;
+    // One that calls is there for a while.
+    let answer = mesh.post("/v1/activities:claim", &token, &json!({ "queues": ["resize"], "worker": "caller" })).await;
+    assert_eq!(answer.0, StatusCode::OK, "{}", answer.1);
+    let reason = eventually("it is at work", || async {
+        let (_, why) = mesh.get(&format!("/v1/{name}:explain"), &token).await;
+        (why["reasons"][0]["code"] == "WORKER_AT_WORK").then(|| why["reasons"][0].clone())
+    })
+    .await;
+    assert_eq!(reason["subject"], "caller", "{reason}");
+    let second = start(&mesh, &token, "resize", 2).await;
+    eventually("a worker that calls counts", || async {
+        let (_, why) = mesh.get(&format!("/v1/{second}:explain"), &token).await;
+        (why["reasons"][0]["code"] == "WAITING_FOR_WORKER").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_workers_task_goes_to_another_and_the_zombie_is_refused() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let Tenant { token, .. } = mesh.onboard("zombies").await;

@@ -10,7 +10,7 @@ use tenon_proto::{
         CreateApiKeyRequest, ListUsersRequest, api_key_service_client::ApiKeyServiceClient,
         user_service_client::UserServiceClient,
     },
-    workflow::v1::{ListRunsRequest, run_service_client::RunServiceClient},
+    workflow::v1::{ListRunsRequest, WatchRunRequest, run_service_client::RunServiceClient},
 };
 use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
 use tonic_types::StatusExt as _;
@@ -209,4 +209,69 @@ async fn soon(mesh: &Mesh, seconds: i32) -> String {
     let sql = "select to_char(now() at time zone 'utc' + interval '1 s' * $1, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')";
     let soon = sqlx::query_scalar(sql).bind(seconds).fetch_one(&mut mesh.database.owner().await).await;
     soon.expect("the database has a clock")
+}
+
+/// Streams that a key has open to the edge: over HTTP/JSON, and over gRPC. Resolves with how each has ended.
+async fn watched(mesh: &Mesh, secret: &str, run: &str) -> impl Future<Output = (String, Code)> + use<> {
+    let request = mesh.request(Verb::GET, &format!("/v1/{run}:watch")).header("x-api-key", secret);
+    let mut lines = request.send().await.expect("the edge answers");
+    assert!(lines.chunk().await.expect("a stream").is_some(), "it has begun");
+    let channel = Endpoint::from_shared(mesh.url.clone()).expect("a URL").connect().await.expect("the edge takes it");
+    let mut request = Request::new(WatchRunRequest { name: run.to_owned(), ..WatchRunRequest::default() });
+    request.metadata_mut().insert("x-api-key", secret.parse().expect("a key is a header"));
+    let frames = RunServiceClient::new(channel).watch_run(request).await.expect("it is let in");
+    let mut frames = frames.into_inner();
+    assert!(frames.message().await.expect("a stream").is_some(), "it has begun");
+    async move {
+        let mut last = String::new();
+        while let Some(line) = lines.chunk().await.expect("it ends well") {
+            last = String::from_utf8_lossy(&line).into_owned();
+        }
+        let code = loop {
+            match frames.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break Code::Ok,
+                Err(status) => break status.code(),
+            }
+        };
+        (last, code)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_streams_end_when_their_key_is_revoked_or_their_tenant_is_suspended() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let (acme, globex) = (mesh.onboard("acme").await, mesh.onboard("globex").await);
+    let states = json!({ "A": { "Type": "Wait", "Seconds": 3_600, "End": true } });
+    let body = json!({ "workflowId": "waits", "definition": { "StartAt": "A", "States": states } });
+    for (tenant, expected, code) in
+        [(&acme, "API_KEY_INVALID", Code::Unauthenticated), (&globex, "TENANT_SUSPENDED", Code::PermissionDenied)]
+    {
+        assert_eq!(mesh.post("/v1/workflows", &tenant.token, &body).await.0, StatusCode::OK);
+        let (_, run) = mesh.post("/v1/runs", &tenant.token, &json!({ "workflow": "waits" })).await;
+        let run = text(&run["name"]);
+        let key = made(&mesh, tenant, &json!({ "displayName": "watches", "roles": ["admin"] })).await;
+        let other = made(&mesh, tenant, &json!({ "displayName": "stays", "roles": ["admin"] })).await;
+        let ended = watched(&mesh, &text(&key["secret"]), &run).await;
+        let stays = watched(&mesh, &text(&other["secret"]), &run).await;
+        if expected == "API_KEY_INVALID" {
+            let name = text(&key["name"]);
+            let request = mesh.request(Verb::DELETE, &format!("/v1/{name}")).bearer_auth(&tenant.token);
+            assert_eq!(answer(request).await.0, StatusCode::OK);
+        } else {
+            let (status, done) = mesh.operate(&format!("/v1/{}:suspend", tenant.name), &json!({})).await;
+            assert_eq!(status, StatusCode::OK, "{done}");
+        }
+        let began = Instant::now();
+        let (line, ended) = ended.await;
+        assert!(began.elapsed() < WITHIN, "{expected}: after {:?}", began.elapsed());
+        assert!(line.contains(expected), "{line}");
+        assert_eq!(ended, code);
+        let stays = tokio::time::timeout(WITHIN, stays).await;
+        assert_eq!(
+            stays.is_err(),
+            expected == "API_KEY_INVALID",
+            "another key's stream goes on, unless the tenant ends"
+        );
+    }
 }

@@ -150,6 +150,42 @@ async fn http_is_called_with_secrets_that_nobody_ever_sees() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_limits_calls_is_named_and_asked_again_when_it_wants_to_be() {
+    let stage = Stage::set("limited").await;
+    let (mesh, token) = (&stage.mesh, &stage.token);
+    let task = json!({ "Type": "Task", "Resource": "http:invoke", "Arguments": { "url": stage.url("/limited/3") },
+        "Retry": [{ "ErrorEquals": ["Http.StatusCode.429"], "IntervalSeconds": 1, "MaxAttempts": 1 }], "End": true });
+    let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Ask", "States": { "Ask": task } });
+    let (status, answer) =
+        mesh.post("/v1/workflows", token, &json!({ "workflowId": "limited", "definition": definition })).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let (status, run) = mesh.post("/v1/runs", token, &json!({ "workflow": "limited" })).await;
+    assert_eq!(status, StatusCode::OK, "{run}");
+    let name = text(&run["name"]);
+    let why = eventually("the limit is told", || async {
+        let (_, why) = mesh.get(&format!("/v1/{name}:explain"), token).await;
+        (why["reasons"][0]["code"] == "RATE_LIMITED").then(|| why["reasons"][0].clone())
+    })
+    .await;
+    assert_eq!(why["subject"], "127.0.0.1", "{why}");
+    assert!(text(&why["text"]).contains("Ask is tried again"), "{why}");
+    let run = eventually("it ends", || async {
+        let (_, run) = mesh.get(&format!("/v1/{name}"), token).await;
+        run["endTime"].is_string().then_some(run)
+    })
+    .await;
+    assert_eq!(run["state"], "SUCCEEDED", "{run}");
+    let sql = format!(
+        "select ended_at - created_at >= interval '3 s' and ended_at >= '{}'::timestamptz from workflow.runs",
+        text(&why["until"])
+    );
+    let mut owner = mesh.database.owner().await;
+    let waited: bool =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut owner).await.expect("there is a run");
+    assert!(waited, "it was told to wait for 3 s, and its Retry says 1: {why} {run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mail_models_and_events_reach_their_peers_once() {
     let stage = Stage::set("peers").await;
     let arguments = json!({

@@ -119,6 +119,9 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         let (status, answer) = mesh.post("/v1/domains", &tenant.token, &domain).await;
         assert!(status.is_success(), "{answer}");
         held_run(mesh, tenant).await;
+        let asked = json!({ "queues": [tenant.slug], "worker": "w" });
+        let (status, answer) = mesh.post("/v1/activities:claim", &tenant.token, &asked).await;
+        assert!(status.is_success(), "{answer}");
         eventually("the run is counted, so every table has a row", || async {
             let (_, usage) = mesh.get("/v1/usage", &tenant.token).await;
             let (_, runs) = mesh.get("/v1/runs?state=SUCCEEDED", &tenant.token).await;
@@ -127,9 +130,9 @@ async fn two_tenants(mesh: &Mesh) -> [Tenant; 2] {
         })
         .await;
     }
-    eventually("nothing is left of a meter, and the workflow service knows", || async {
-        let sql = "select count(*) from workflow.quotas".to_owned();
-        (count(&mut mesh.database.owner().await, sql).await.ok()? == 2).then_some(())
+    eventually("nothing is left of a meter, and the workflow service knows; who works is known too", || async {
+        let sql = "select (select count(*) from workflow.quotas) + (select count(*) from workflow.workers)".to_owned();
+        (count(&mut mesh.database.owner().await, sql).await.ok()? == 4).then_some(())
     })
     .await;
     tenants

@@ -3,6 +3,7 @@
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use reqwest::{Method as Verb, StatusCode};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use tenon_proto::options::v1::policy::Access;
 use tonic::Code;
 
@@ -176,7 +177,13 @@ async fn an_idempotency_key_makes_a_repeat_harmless() {
         let (status, replayed, own) = keyed(&mesh, &globex, path, "k1", &one).await;
         assert_eq!((status, replayed), (200, false), "{path}: another tenant's key is another key");
         assert_ne!(own["name"], first["name"]);
-        let twice = || keyed(&mesh, &acme, path, "k2", &two);
+        // What still waits for the first after a moment is told to ask again.
+        let twice = || {
+            eventually("the repeated request is answered", || async {
+                let (status, replayed, body) = keyed(&mesh, &acme, path, "k2", &two).await;
+                (reason(&body) != "IDEMPOTENCY_IN_FLIGHT").then_some((status, replayed, body))
+            })
+        };
         let answers = tokio::join!(twice(), twice(), twice(), twice());
         let answers = [answers.0, answers.1, answers.2, answers.3];
         let made = answers.iter().filter(|(status, replayed, _)| *status == 200 && !replayed).count();
@@ -185,6 +192,55 @@ async fn an_idempotency_key_makes_a_repeat_harmless() {
         let (_, list) = mesh.get(path, &acme.token).await;
         let rows = list[&path[4..]].as_array().map_or(0, Vec::len);
         assert_eq!(rows, if path == "/v1/users" { 3 } else { 2 }, "{path}: {list}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_a_key_that_is_being_served_is_refused() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let acme = mesh.onboard("acme").await;
+    let definition = json!({ "StartAt": "A", "States": { "A": { "Type": "Succeed" } } });
+    let published = json!({ "workflowId": "hello", "definition": definition });
+    assert_eq!(mesh.post("/v1/workflows", &acme.token, &published).await.0, StatusCode::OK);
+    let user = json!({ "email": "a@x.test", "password": "correct horse", "roles": ["viewer"] });
+    let other = json!({ "email": "b@x.test", "password": "correct horse", "roles": ["viewer"] });
+    let (run, another) = (json!({ "workflow": "hello" }), json!({ "workflow": "hello", "entityId": "b" }));
+    for (path, table, body, other) in
+        [("/v1/users", "auth.users", user, other), ("/v1/runs", "workflow.runs", run, another)]
+    {
+        // Nothing can be added as long as this transaction is open.
+        let mut holder = mesh.database.owner().await;
+        sqlx::raw_sql(AssertSqlSafe(format!("begin; lock table {table} in share mode")))
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        let first = keyed(&mesh, &acme, path, "k1", &body);
+        let meanwhile = async {
+            let waiting = "select count(*) from pg_locks where locktype = 'advisory' and granted
+                           and database = (select oid from pg_database where datname = current_database())
+                           and pid in (select pid from pg_locks where not granted)";
+            eventually("the first request waits under its key", || async {
+                let mut eyes = mesh.database.owner().await;
+                let held: i64 = sqlx::query_scalar(waiting).fetch_one(&mut eyes).await.unwrap();
+                (held > 0).then_some(())
+            })
+            .await;
+            for sent in [&body, &other] {
+                let asked = mesh.request(Verb::POST, path).bearer_auth(&acme.token).header("idempotency-key", "k1");
+                // While the first waits still.
+                let refused = asked.json(sent).send().await.unwrap();
+                assert_eq!(refused.status(), StatusCode::CONFLICT);
+                assert_eq!(refused.headers()["retry-after"], "1");
+                let refused: Value = refused.json().await.unwrap();
+                assert_eq!((&*reason(&refused), &refused["code"]), ("IDEMPOTENCY_IN_FLIGHT", &json!(10)), "{refused}");
+            }
+            sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+        };
+        let ((status, replayed, made), ()) = tokio::join!(first, meanwhile);
+        assert_eq!((status, replayed), (200, false), "{path}: {made}");
+        assert_eq!(keyed(&mesh, &acme, path, "k1", &body).await, (200, true, made));
+        let (status, _, refused) = keyed(&mesh, &acme, path, "k1", &other).await;
+        assert_eq!((status, &*reason(&refused)), (422, "IDEMPOTENCY_KEY_REUSED"), "{path}: {refused}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 /// Code lines of the chassis, without comments, blank lines and tests: a thing enters it when three crates need it.
-const CHASSIS_LINES: usize = 3_200;
+const CHASSIS_LINES: usize = 3_230;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_path_buf()

@@ -177,6 +177,47 @@ async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
     assert_eq!(counted, Some(Value::String(sent.to_string())), "what was done is billed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_killed_has_billed_what_it_has_answered() {
+    let House { mut mesh, crm: _crm, folder: _folder, _ports, .. } = House::open().await;
+    let acme = mesh.onboard("acme").await;
+    let (warm, members) = (Arc::new(Notify::new()), 8);
+    let members: Vec<_> = (0..members)
+        .map(|_| {
+            let (url, token, warm) = (format!("{}/v1/contacts", mesh.url), acme.token.clone(), warm.clone());
+            tokio::spawn(async move {
+                let http = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
+                let mut ok = 0_u64;
+                loop {
+                    match http.post(&url).bearer_auth(&token).json(&json!({ "displayName": "x" })).send().await {
+                        Ok(answer) if answer.status() == StatusCode::OK => ok += 1,
+                        Ok(_refused) => {}
+                        // Killed under it.
+                        Err(_) => return ok,
+                    }
+                    if ok == 20 {
+                        warm.notify_one();
+                    }
+                }
+            })
+        })
+        .collect();
+    let warmed = tokio::time::timeout(Duration::from_secs(30), warm.notified()).await;
+    assert!(warmed.is_ok(), "no member came to twenty calls\n{}", mesh.log("all"));
+    tokio::task::block_in_place(|| mesh.kill_9("all"));
+    let (in_flight, mut answered) = (members.len() as u64, 0);
+    for member in members {
+        answered += member.await.unwrap();
+    }
+    mesh.restart("all").await;
+    let (_, usage) = mesh.get("/v1/usage", &acme.token).await;
+    let meters = usage["meters"].as_array().cloned().unwrap_or_default();
+    let counted = meters.iter().find(|meter| meter["meter"] == "contacts").map(|meter| text(&meter["quantity"]));
+    let counted: u64 = counted.expect("contacts were made").parse().unwrap();
+    // What was being answered when it died may be counted: its work was done.
+    assert!((answered..=answered + in_flight).contains(&counted), "{answered} were answered, {counted} are billed");
+}
+
 /// `make python` sets the interpreter, which must have what examples/inventory/requirements.txt names.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inventory_in_python_joins_by_its_descriptors() {

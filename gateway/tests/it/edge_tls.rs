@@ -31,28 +31,33 @@ use crate::{
     patience::until,
 };
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     format!("{}/tests/certs/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn leaf(name: &str) -> CertificateDer<'static> {
+pub(crate) fn leaf(name: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file(name)).unwrap()
 }
 
-/// A handshake that offers these protocols.
 async fn connect(edge: SocketAddr, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+    connect_to(edge, "edge.test", protocols).await
+}
+
+/// A handshake that asks for a name and offers these protocols.
+pub(crate) async fn connect_to(edge: SocketAddr, name: &str, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(leaf("edge-ca.pem")).unwrap();
+    roots.add(leaf("hosts-ca.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(edge).await?;
-    let name = ServerName::try_from("edge.test").unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+pub(crate) fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
@@ -161,11 +166,20 @@ async fn an_edge_does_not_start_with_a_pair_that_is_none() {
         ("key.pem", std::fs::read(file("edge-2.key")).unwrap(), "key.pem: keys may not be consistent"),
         ("key.pem", b"nonsense".to_vec(), "key.pem: "),
         ("cert.pem", b"nonsense".to_vec(), "cert.pem: "),
+        ("cert.pem", std::fs::read(file("acme-later.pem")).unwrap(), "key.pem: keys may not be consistent"),
     ] {
         let pair = Pair::new(1);
         pair.put(name, &content);
         let why = House::refused(&pair.flags().each_ref().map(String::as_str)).await;
         assert!(why.contains("the certificate of the edge's port") && why.contains(expected), "{why}");
+    }
+    for (name, expected) in [
+        ("acme-past", "acme-past.pem: the certificate has expired at 2021-01-01 00:00:00 UTC: renew it"),
+        ("acme-later", "acme-later.pem: the certificate does not hold before 2100-01-01 00:00:00 UTC"),
+    ] {
+        let (cert, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        let why = House::refused(&["--edge-tls-cert", &cert, "--edge-tls-key", &key]).await;
+        assert!(why.contains(expected), "{why}");
     }
 }
 

@@ -188,3 +188,30 @@ async fn a_header_list_that_is_too_long_is_refused_over_http2() {
         Err(error) => assert!(error.is_user() || !error.is_timeout(), "{error}"),
     }
 }
+
+/// Over HTTP/1.1 a client writes on while it is refused. A connection that is closed under it loses the answer.
+#[tokio::test]
+async fn a_client_that_is_refused_early_may_send_its_body_to_the_end() {
+    let house = House::open(&[]).await;
+    for (path, status) in [("/v1/mine", "401"), ("/v1/nothing/here", "404")] {
+        let mut stream = TcpStream::connect(house.address).await.unwrap();
+        for _ in 0..2 {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 20000\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                stream.write_all(&[b' '; 5_000]).await.unwrap();
+            }
+            let mut answer = vec![0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
+            // The rest of the answer; the connection is good for another request.
+            let mut rest = Vec::new();
+            while !String::from_utf8_lossy(&rest).contains("\r\n\r\n{") || !rest.ends_with(b"}") {
+                assert_ne!(stream.read_buf(&mut rest).await.unwrap(), 0, "{}", String::from_utf8_lossy(&rest));
+            }
+        }
+    }
+}

@@ -56,6 +56,8 @@ struct Settings {
 
 pub(crate) struct House {
     pub(crate) address: SocketAddr,
+    /// The port of plain HTTP beside TLS.
+    pub(crate) plain: Option<SocketAddr>,
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
     pub(crate) edge: tokio::task::JoinHandle<()>,
@@ -150,8 +152,9 @@ impl House {
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
         let mut gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
         let (address, used) = (gateway.address().unwrap(), Mutex::new(gateway.usage().unwrap()));
+        let plain = gateway.plain_address();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Ok(Self { address, clock, stop, edge, cut, slow, gate, keyring, used })
+        Ok(Self { address, plain, clock, stop, edge, cut, slow, gate, keyring, used })
     }
 
     /// What the edge has counted since this was asked last.

@@ -3,6 +3,7 @@
 mod api_keys;
 mod edge;
 mod edge_tls;
+mod host_tls;
 mod hostile;
 mod house;
 mod keyring;

@@ -3,6 +3,7 @@
 mod answers;
 mod hub;
 pub mod model;
+mod presence;
 mod rpc;
 mod store;
 mod worker;

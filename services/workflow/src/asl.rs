@@ -26,7 +26,8 @@ mod task;
 mod template;
 
 pub use execution::{Command, Execution, Input, Outcome, Step};
-pub use failure::Failure;
+pub use failure::{Failure, Pushback};
+pub use flow::Tried;
 pub use history::Event;
 pub use model::Machine;
 pub use parse::{CheckTask, Fault, parse};

@@ -31,6 +31,9 @@ pub struct Config {
     /// Seconds that the call of a task may take when its state has no TimeoutSeconds
     #[arg(long, env = "TENON_WORKFLOW_TASK_TIMEOUT_S", default_value_t = 60)]
     pub workflow_task_timeout_s: u32,
+    /// Seconds that who is called may make a retry wait at most, by Retry-After or RetryInfo; a MaxDelaySeconds may say less
+    #[arg(long, env = "TENON_WORKFLOW_RETRY_AFTER_MAX_S", default_value_t = 3_600)]
+    pub workflow_retry_after_max_s: u32,
     /// Days that a run is kept after its end when the envelope of its workflow does not say
     #[arg(long, env = "TENON_WORKFLOW_RETENTION_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub workflow_retention_days: u32,

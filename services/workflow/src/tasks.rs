@@ -67,6 +67,7 @@ pub struct Tasks {
     egress: Egress,
     mailer: Arc<Mailer>,
     foreign: Foreign,
+    retry_after_max_s: u32,
 }
 
 /// Checks a Resource and those of its Arguments that are written out. Faults have pointers below the state.
@@ -143,7 +144,8 @@ impl Tasks {
         let egress = Egress::of(config);
         let mailer = Arc::new(Mailer::new(config));
         let foreign = Foreign::new(&mesh, config.edge_url.as_deref());
-        Self { mesh, db, permits: Permits::new(config.workflow_calls), vault, egress, mailer, foreign }
+        let (permits, retry_after_max_s) = (Permits::new(config.workflow_calls), config.workflow_retry_after_max_s);
+        Self { mesh, db, permits, vault, egress, mailer, foreign, retry_after_max_s }
     }
 
     /// The meters that a call of a resource draws on.
@@ -187,9 +189,17 @@ impl Tasks {
                 Err(_) => Err(Failure::new(Failure::TIMEOUT, "the task took longer than it may")),
             };
             fail::at("task.call.after").await.map_err(told)?;
-            answer
+            answer.map_err(|failure| self.bounded(failure))
         };
         DEADLINE.scope(deadline, attempt).instrument(span).await
+    }
+
+    /// Whoever is called may ask for patience, but not for as much as it likes.
+    fn bounded(&self, mut failure: Failure) -> Failure {
+        if let Some(pushback) = &mut failure.pushback {
+            pushback.after_ms = pushback.after_ms.min(u64::from(self.retry_after_max_s) * 1_000);
+        }
+        failure
     }
 
     /// Waits while the tenant is suspended or owes money: the run is parked at this step.

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tenon_sdk::{Task, Worker};
 
-use super::{Dice, Eyes, LEASE, program::ended};
+use super::{Dice, Eyes, LEASE, comes_again, program::ended};
 use crate::harness::{Backends, Edge, Mesh, Process, Tenant, eventually};
 
 /// Programs, and runs of each.
@@ -101,7 +101,7 @@ async fn answered(edge: &Edge, token: &str, path: &str, body: &Value) -> Value {
         let response = edge.request(Method::POST, path).bearer_auth(token).json(body).send().await.ok()?;
         let status = response.status();
         let body: Value = response.json().await.ok()?;
-        (!status.is_server_error()).then_some((status, body))
+        (!comes_again(status, &body)).then_some((status, body))
     })
     .await;
     assert_eq!(status, StatusCode::OK, "{path}: {body}");

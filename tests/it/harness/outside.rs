@@ -33,7 +33,7 @@ pub struct Outside {
 
 impl Outside {
     /// A web server. `/echo` answers with what it was sent, `/status/N` with N, `/redirect` with a way to 127.0.0.2, `/big`
-    /// with 2 MiB, `/slow` never, and `/v1/chat/completions` as a language model that says `{"n": 1}`.
+    /// with 2 MiB, `/slow` never, `/limited/S` with 429 and S seconds of Retry-After but the second time, and `/v1/chat/completions` as a language model that says `{"n": 1}`.
     pub async fn web() -> Self {
         Self::listen(|stream, seen| Box::pin(web(stream, seen))).await
     }
@@ -108,12 +108,18 @@ async fn web(stream: impl AsyncRead + AsyncWrite + Unpin + Send, seen: Seen) -> 
         let (head, body) = request(&mut stream).await?;
         seen.lock().unwrap().push(format!("{head}\n\n{body}"));
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let later;
         let (status, more, answer) = match path.split('?').next().unwrap_or_default() {
             "/echo" => (200, "content-type: application/json\r\nset-cookie: a=b\r\n", echo(&head, &body).to_string()),
             "/redirect" => (302, "location: http://127.0.0.2/\r\n", String::new()),
             "/big" => (200, "", "x".repeat(2 * 1024 * 1024)),
             "/slow" => std::future::pending().await,
             "/v1/chat/completions" => (200, "", completion().to_string()),
+            path if path.starts_with("/limited/") && !is_known(&seen, path) => {
+                later = format!("retry-after: {}\r\n", path.trim_start_matches("/limited/"));
+                (429, later.as_str(), "too many".to_owned())
+            }
+            path if path.starts_with("/limited/") => (200, "", String::new()),
             path => {
                 let status = path.strip_prefix("/status/").and_then(|status| status.parse().ok());
                 (status.unwrap_or(404), "", "no such thing".to_owned())

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tenon_chassis::{TenantId, pulse::Beat, telemetry};
+use tenon_chassis::{TenantId, id, pulse::Beat, telemetry};
 use tokio::{
     sync::{Notify, broadcast},
     time::{Instant, MissedTickBehavior, interval},
@@ -18,7 +18,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Activities, store};
+use super::{
+    Activities,
+    presence::{Presence, Queue},
+    store,
+};
 use crate::{engine::TASKS, error::Error};
 
 /// How often leases are judged, and what a lost beat costs at most.
@@ -27,11 +31,21 @@ const TICK: Duration = Duration::from_secs(1);
 const APART: Duration = Duration::from_millis(2);
 /// Streams of one tenant in this process.
 const STREAMS_MAX: usize = 100;
+/// How long a worker that calls counts as connected, and how many queues are remembered for calls.
+const CALLED: Duration = Duration::from_secs(30);
+const CALLED_MAX: usize = 10_000;
+
+/// What streams of one tenant take tasks of, by their numbers.
+type Streams = HashMap<u64, Arc<[String]>>;
 
 /// Streams, and those of them that wait.
 #[derive(Default)]
 pub(super) struct Hub {
-    streams: Mutex<HashMap<TenantId, usize>>,
+    streams: Mutex<HashMap<TenantId, Streams>>,
+    /// Queues that were asked for by calls.
+    called: Mutex<HashMap<Queue, Instant>>,
+    /// A worker has come.
+    arrived: Notify,
     waiting: Mutex<HashMap<u64, Waiting>>,
     next: AtomicU64,
     hungry: Notify,
@@ -66,13 +80,14 @@ impl Place {
     pub(super) fn take(activities: &Activities, tenant: TenantId, queues: Vec<String>) -> Result<Self, Error> {
         let hub = &activities.0.hub;
         let mut streams = hub.streams.lock().expect("no holder panics");
-        let count = streams.entry(tenant).or_default();
-        if *count >= STREAMS_MAX {
+        let own = streams.entry(tenant).or_default();
+        if own.len() >= STREAMS_MAX {
             return Err(Error::TooManyStreams);
         }
-        *count += 1;
-        let id = hub.next.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { activities: activities.clone(), id, tenant, queues: queues.into(), seat: Arc::default() })
+        let (id, queues) = (hub.next.fetch_add(1, Ordering::Relaxed), Arc::<[String]>::from(queues));
+        own.insert(id, queues.clone());
+        hub.arrived.notify_one();
+        Ok(Self { activities: activities.clone(), id, tenant, queues, seat: Arc::default() })
     }
 
     /// Waits for tasks, with so many credits; `ready` tells.
@@ -101,9 +116,9 @@ impl Drop for Place {
         let hub = &self.activities.0.hub;
         hub.waiting.lock().expect("no holder panics").remove(&self.id);
         let mut streams = hub.streams.lock().expect("no holder panics");
-        if let Some(count) = streams.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(own) = streams.get_mut(&self.tenant) {
+            own.remove(&self.id);
+            if own.is_empty() {
                 streams.remove(&self.tenant);
             }
         }
@@ -115,8 +130,33 @@ impl Hub {
         !self.streams.lock().expect("no holder panics").is_empty()
     }
 
+    /// Remembers that a call has asked for tasks of these queues.
+    pub(super) fn called(&self, tenant: TenantId, queues: &[String]) {
+        let mut called = self.called.lock().expect("no holder panics");
+        for queue in queues {
+            let is_new = !called.contains_key(&(tenant, queue.clone()));
+            if is_new && called.len() >= CALLED_MAX {
+                continue;
+            }
+            called.insert((tenant, queue.clone()), Instant::now());
+            if is_new {
+                self.arrived.notify_one();
+            }
+        }
+    }
+
+    /// The queues that have workers here: streams, or calls of the last half minute.
+    fn here(&self, now: Instant) -> BTreeSet<Queue> {
+        let mut called = self.called.lock().expect("no holder panics");
+        called.retain(|_, at| now - *at < CALLED);
+        let streams = self.streams.lock().expect("no holder panics");
+        let own = streams.iter().flat_map(|(tenant, own)| own.values().map(move |queues| (tenant, queues)));
+        let subscribed = own.flat_map(|(tenant, queues)| queues.iter().map(|queue| (*tenant, queue.clone())));
+        subscribed.chain(called.keys().cloned()).collect()
+    }
+
     /// The queues that somebody waits for.
-    fn asked(&self) -> Vec<(TenantId, String)> {
+    fn asked(&self) -> Vec<Queue> {
         let waiting = self.waiting.lock().expect("no holder panics");
         let pairs = waiting.values().flat_map(|one| one.queues.iter().map(|queue| (one.tenant, queue.clone())));
         pairs.collect::<BTreeSet<_>>().into_iter().collect()
@@ -149,12 +189,13 @@ impl Activities {
         let mut beats = self.0.db.pulse().subscribe();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Instant::now();
+        let (mut last, mut presence) = (Instant::now(), Presence::new(id::uuid_v7(self.0.db.clock())));
         while !stop.is_cancelled() {
-            let mut ticked = false;
+            let (mut ticked, mut arrived) = (false, false);
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 _ = tick.tick() => ticked = true,
+                () = self.0.hub.arrived.notified() => arrived = true,
                 () = self.0.hub.hungry.notified() => {}
                 () = self.0.waker.opening() => {}
                 () = beaten(&mut beats) => {}
@@ -164,7 +205,15 @@ impl Activities {
             if let Err(error) = self.look(ticked).instrument(telemetry::quiet()).await {
                 tracing::warn!(%error, "workers were not woken; they are with the next look");
             }
+            if ticked || arrived {
+                let here = self.0.hub.here(last);
+                if let Err(error) = presence.tell(&self.0.db, last, &here).instrument(telemetry::quiet()).await {
+                    tracing::warn!(%error, "it was not told which queues have workers; it is with the next look");
+                }
+            }
         }
+        // What this fails to take back ends with its lease.
+        let _ = presence.tell(&self.0.db, last, &BTreeSet::new()).instrument(telemetry::quiet()).await;
     }
 
     async fn look(&self, judges: bool) -> Result<(), Error> {

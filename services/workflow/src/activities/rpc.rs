@@ -81,6 +81,7 @@ impl ActivityService for Activities {
         let limit = usize::try_from(request.max_tasks.max(1)).unwrap_or(1);
 
         let mut tx = self.0.db.begin(&caller).await?;
+        self.0.hub.called(caller.tenant_id()?, &queues);
         let mut tasks: Vec<Task> = Vec::new();
         for queue in &queues {
             let left = i64::try_from(limit - tasks.len()).unwrap_or_default();

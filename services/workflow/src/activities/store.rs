@@ -1,12 +1,17 @@
 //! The statements on the tasks of workers. Whatever touches runs locks them first, in the order of their ids, as tasks go
 //! with the steps of runs.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use serde_json::json;
-use tenon_chassis::{SystemTx, TenantId, TenantTx, id};
+use tenon_chassis::{SystemTx, TenantTx, id};
 use uuid::Uuid;
 
-use super::model::{Attempt, Ending, LEASE_S, Task};
+use super::{
+    model::{Attempt, Ending, LEASE_S, Task},
+    presence::Queue,
+};
 use crate::{asl::Failure, error::Error};
 
 /// Tasks whose claims are ended in one statement.
@@ -239,12 +244,8 @@ pub(super) async fn reopen(tx: &mut SystemTx) -> Result<u64, Error> {
 }
 
 /// Which of these queues have open tasks, and how many, up to 200.
-pub(super) async fn list_ready(
-    tx: &mut SystemTx,
-    queues: &[(TenantId, String)],
-) -> Result<Vec<((TenantId, String), i64)>, Error> {
-    let tenants: Vec<Uuid> = queues.iter().map(|(tenant, _)| tenant.uuid()).collect();
-    let names: Vec<String> = queues.iter().map(|(_, name)| name.clone()).collect();
+pub(super) async fn list_ready(tx: &mut SystemTx, queues: &[Queue]) -> Result<Vec<(Queue, i64)>, Error> {
+    let (tenants, names) = queue_columns(queues);
     let ready = sqlx::query!(
         r#"select q.tenant_id as "tenant_id!", q.name as "name!", o.open as "open!"
            from unnest($1::uuid[], $2::text[]) as q (tenant_id, name)
@@ -260,6 +261,55 @@ pub(super) async fn list_ready(
     );
     let ready = ready.fetch_all(tx).await?.into_iter();
     Ok(ready.map(|row| ((row.tenant_id.into(), row.name), row.open)).collect())
+}
+
+/// Says that these queues have workers at a process.
+pub(super) async fn upsert_workers(
+    tx: &mut SystemTx,
+    process: Uuid,
+    queues: &[Queue],
+    lease: Duration,
+) -> Result<(), Error> {
+    if queues.is_empty() {
+        return Ok(());
+    }
+    let (tenants, names) = queue_columns(queues);
+    sqlx::query!(
+        "insert into workflow.workers (tenant_id, queue, process, lease_until)
+         select t, q, $3, now() + make_interval(secs => $4) from unnest($1::uuid[], $2::text[]) as u (t, q)
+         on conflict (tenant_id, queue, process) do update set lease_until = excluded.lease_until",
+        &tenants,
+        &names,
+        process,
+        lease.as_secs_f64()
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Says that these queues have none there any more, and forgets what processes that are gone have said.
+pub(super) async fn delete_workers(tx: &mut SystemTx, process: Uuid, queues: &[Queue]) -> Result<(), Error> {
+    let (tenants, names) = queue_columns(queues);
+    sqlx::query!(
+        "with gone as (
+             select tenant_id, queue, process from workflow.workers
+             where process = $3 and (tenant_id, queue) in (select * from unnest($1::uuid[], $2::text[]))
+                or lease_until < now() - interval '1 minute'
+             for update skip locked)
+         delete from workflow.workers w using gone
+         where w.tenant_id = gone.tenant_id and w.queue = gone.queue and w.process = gone.process",
+        &tenants,
+        &names,
+        process
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn queue_columns(queues: &[Queue]) -> (Vec<Uuid>, Vec<String>) {
+    queues.iter().map(|(tenant, name)| (tenant.uuid(), name.clone())).unzip()
 }
 
 async fn lock_runs(tx: &mut TenantTx, attempts: &[Attempt]) -> Result<(), Error> {

@@ -17,13 +17,15 @@ const ATTEMPTS_MAX: u32 = 5;
 pub(super) const TIMEOUT_SECONDS: u32 = 300;
 /// The pause before the second try; each further one is twice as long.
 const PAUSE_SECONDS: i64 = 2;
+/// As long as who refused an undo may make it wait.
+const PUSHBACK_MAX: TimeDelta = TimeDelta::hours(1);
 
 impl Interpreter<'_> {
     /// Begins to undo; answers with the outcome when there is nothing to undo.
     pub(super) fn unwind(&mut self, root: &mut Flow, outcome: Outcome) -> Result<Unwinding, Outcome> {
         let Some(undo) = self.head.undos.pop() else { return Err(outcome) };
         root.last_event = root.tail_event;
-        let mut unwinding = Unwinding { outcome, undo, attempt: 0, token: None, timer: None };
+        let mut unwinding = Unwinding { outcome, undo, attempt: 0, token: None, timer: None, limited_by: None };
         self.call_undo(root, &mut unwinding);
         Ok(unwinding)
     }
@@ -60,7 +62,10 @@ impl Interpreter<'_> {
             return self.unwind(root, unwinding.outcome);
         }
         let pause = TimeDelta::seconds(PAUSE_SECONDS << (unwinding.attempt - 1));
-        unwinding.timer = Some(self.start_timer(self.now + pause));
+        let pushback = failure.pushback.unwrap_or_default();
+        let after = TimeDelta::milliseconds(i64::try_from(pushback.after_ms).unwrap_or(0)).min(PUSHBACK_MAX);
+        unwinding.limited_by = pushback.limited_by;
+        unwinding.timer = Some(self.start_timer(self.now + pause.max(after)));
         Ok(unwinding)
     }
 

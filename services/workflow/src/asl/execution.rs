@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     failure::Failure,
-    flow::{Flow, Head, Timer, Unwinding, Waiting},
+    flow::{Flow, Head, Timer, Tried, Unwinding, Waiting},
     history::Event,
     interpreter::{Interpreter, Progress},
     model::Machine,
@@ -160,12 +160,12 @@ impl Execution {
         commands
     }
 
-    /// Whether a timer is the pause before a retry.
+    /// What is tried again when a timer fires, if it is the pause before a retry.
     #[must_use]
-    pub fn is_retry(&self, token: u64) -> bool {
+    pub fn retry(&self, token: u64) -> Option<Tried<'_>> {
         match &self.unwinding {
-            Some(unwinding) => unwinding.timer.is_some_and(|timer| timer.token == token),
-            None => self.root.is_retry(token),
+            Some(unwinding) => unwinding.retry(token),
+            None => self.root.retry(token),
         }
     }
 

@@ -10,6 +10,20 @@ pub struct Failure {
     pub error: String,
     /// The error's text; empty when there is none.
     pub cause: String,
+    /// That who failed asks to come again later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushback: Option<Box<Pushback>>,
+}
+
+/// Come again later, as Retry-After and RetryInfo say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushback {
+    /// Milliseconds from the refusal on; 0 when it was not said how many.
+    #[serde(default)]
+    pub after_ms: u64,
+    /// Who it is that limits how often it is called; nothing when it cannot be called for another reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<String>,
 }
 
 impl Failure {
@@ -26,7 +40,14 @@ impl Failure {
     pub(super) const ITEM_READER_FAILED: &str = "States.ItemReaderFailed";
 
     pub fn new(error: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self { error: error.into(), cause: cause.into() }
+        Self { error: error.into(), cause: cause.into(), pushback: None }
+    }
+
+    /// With the wish that it be tried again later.
+    #[must_use]
+    pub fn pushed_back(mut self, pushback: Option<Pushback>) -> Self {
+        self.pushback = pushback.map(Box::new);
+        self
     }
 
     /// The value of `$states.errorOutput`; what is missing is an empty string.

@@ -50,6 +50,17 @@ pub(super) struct Unwinding {
     /// The call, or nothing while a timer runs towards the next attempt.
     pub(super) token: Option<u64>,
     pub(super) timer: Option<Timer>,
+    /// Who has refused the last try, for being called too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) limited_by: Option<String>,
+}
+
+/// What has failed and is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried<'e> {
+    pub state: &'e str,
+    /// Who has refused the last try, for being called too often.
+    pub limited_by: Option<&'e str>,
 }
 
 /// A timer that is running.
@@ -102,7 +113,7 @@ pub(super) enum Waiting {
     Ready,
     Task(Call),
     Timer(Timer),
-    Retry(Timer),
+    Retry(Retry),
     /// For its turn: it has entered many states in a row.
     Pause(Timer),
     Parallel {
@@ -114,6 +125,16 @@ pub(super) enum Waiting {
     Done {
         output: Value,
     },
+}
+
+/// The pause before a retry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Retry {
+    pub(super) token: u64,
+    pub(super) due: DateTime<Utc>,
+    /// Who has refused the try before it, for being called too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) limited_by: Option<String>,
 }
 
 /// A task that was called.
@@ -188,19 +209,22 @@ impl Flow {
                 let timers = call.timeout.iter().chain(&call.heartbeat);
                 commands.extend(timers.map(|timer| timer.command()));
             }
-            Waiting::Timer(timer) | Waiting::Retry(timer) | Waiting::Pause(timer) => commands.push(timer.command()),
+            Waiting::Timer(timer) | Waiting::Pause(timer) => commands.push(timer.command()),
+            Waiting::Retry(retry) => commands.push(Command::StartTimer { token: retry.token, due: retry.due }),
             Waiting::Parallel { branches } => branches.iter().for_each(|branch| branch.outstanding(commands)),
             Waiting::Map(at) => at.running.values().for_each(|flow| flow.outstanding(commands)),
         }
     }
 
-    /// Whether a timer is the pause before a retry.
-    pub(super) fn is_retry(&self, token: u64) -> bool {
+    /// The pause before a retry that a timer is, if it is one.
+    pub(super) fn retry(&self, token: u64) -> Option<Tried<'_>> {
         match &self.waiting {
-            Waiting::Retry(timer) => timer.token == token,
-            Waiting::Parallel { branches } => branches.iter().any(|branch| branch.is_retry(token)),
-            Waiting::Map(at) => at.running.values().any(|flow| flow.is_retry(token)),
-            _ => false,
+            Waiting::Retry(retry) if retry.token == token => {
+                Some(Tried { state: &self.state, limited_by: retry.limited_by.as_deref() })
+            }
+            Waiting::Parallel { branches } => branches.iter().find_map(|branch| branch.retry(token)),
+            Waiting::Map(at) => at.running.values().find_map(|flow| flow.retry(token)),
+            _ => None,
         }
     }
 }
@@ -234,6 +258,12 @@ impl Unwinding {
             commands.push(self.undo.command(token));
         }
         commands.extend(self.timer.map(Timer::command));
+    }
+
+    /// The pause before the next try, if the timer is that: while the undo is called it bounds the call.
+    pub(super) fn retry(&self, token: u64) -> Option<Tried<'_>> {
+        let pauses = self.token.is_none() && self.timer.is_some_and(|timer| timer.token == token);
+        pauses.then(|| Tried { state: &self.undo.state, limited_by: self.limited_by.as_deref() })
     }
 }
 

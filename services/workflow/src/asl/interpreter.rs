@@ -10,7 +10,7 @@ use super::{
     execution::{Command, Input},
     failure::{Failure, Nature, Trouble},
     fields::integer,
-    flow::{Flow, Head, Item, Timer, Waiting},
+    flow::{Flow, Head, Item, Retry, Timer, Waiting},
     history::{self, Event},
     model::{Field, Kind, Pick, Retrier, Rule, Scope as States, State, Until},
     output::Leave,
@@ -97,7 +97,7 @@ impl<'h> Interpreter<'h> {
                 let left = self.pass_on(state, flow, outer);
                 left.unwrap_or_else(|trouble| self.fail(state, flow, outer, trouble))
             }
-            (Waiting::Retry(timer), Input::TimerFired { token }) if timer.token == *token => {
+            (Waiting::Retry(retry), Input::TimerFired { token }) if retry.token == *token => {
                 self.begin(state, flow, outer)
             }
             (Waiting::Pause(timer), Input::TimerFired { token }) if timer.token == *token => {
@@ -231,9 +231,11 @@ impl<'h> Interpreter<'h> {
             && *attempts < retrier.max_attempts
         {
             *attempts += 1;
-            let delay = self.delay(retrier, *attempts);
+            let pushback = trouble.failure.pushback.unwrap_or_default();
+            let delay = self.delay(retrier, *attempts, pushback.after_ms);
             flow.retries = flow.retries.map(|retries| retries + 1);
-            flow.waiting = Waiting::Retry(self.start_timer(self.now + delay));
+            let Timer { token, due } = self.start_timer(self.now + delay);
+            flow.waiting = Waiting::Retry(Retry { token, due, limited_by: pushback.limited_by });
             return Turn::Blocked;
         }
         let before = (flow.last_event, flow.tail_event);
@@ -277,16 +279,20 @@ impl<'h> Interpreter<'h> {
         }
     }
 
-    /// IntervalSeconds x BackoffRate to the power of the retries before, capped, with or without jitter.
-    fn delay(&self, retrier: &Retrier, attempt: u32) -> TimeDelta {
+    /// IntervalSeconds x BackoffRate to the power of the retries before, with or without jitter, and not before who failed
+    /// wants to be asked again; capped. With jitter the wish comes first, so that not all come back at the same moment.
+    fn delay(&self, retrier: &Retrier, attempt: u32, after_ms: u64) -> TimeDelta {
         let power = i32::try_from(attempt - 1).unwrap_or(i32::MAX);
         let most = retrier.max_delay_seconds.unwrap_or(f64::from(SECONDS_MAX));
         let seconds = (retrier.interval_seconds * retrier.backoff_rate.powi(power)).min(most);
         let number = super::intrinsic::mix(self.head.seed ^ self.head.last_event.rotate_left(17));
         #[expect(clippy::cast_precision_loss, reason = "53 bits of a random number are enough")]
         let part = if retrier.full_jitter { (number >> 11) as f64 / (1_u64 << 53) as f64 } else { 1.0 };
+        #[expect(clippy::cast_precision_loss, reason = "what is longer than the cap is capped")]
+        let after = after_ms as f64 / 1000.0;
+        let seconds = if retrier.full_jitter { after + seconds * part } else { seconds.max(after) };
         #[expect(clippy::cast_possible_truncation, reason = "at most SECONDS_MAX seconds")]
-        TimeDelta::milliseconds((seconds * part * 1000.0) as i64)
+        TimeDelta::milliseconds((seconds.min(most) * 1000.0) as i64)
     }
 
     /// The input behind InputPath.

@@ -5,7 +5,7 @@ use tenon_chassis::directory::Status;
 
 use super::model::{RunId, State};
 use crate::{
-    asl::{Command, Execution},
+    asl::{Command, Execution, Tried},
     quotas,
     tasks::{Family, family},
 };
@@ -16,12 +16,14 @@ pub enum Code {
     Ready,
     RunningTask,
     WaitingForWorker,
+    NoWorker,
     WorkerAtWork,
     WaitingTimer,
     WaitingSignal,
     WaitingApproval,
     WaitingChild,
     Retry,
+    RateLimited,
     ConcurrencyLimit,
     Paused,
     WorkflowPaused,
@@ -47,6 +49,8 @@ pub struct Why {
 pub struct Awaited {
     pub token: i64,
     pub worker: Option<String>,
+    /// Whether a worker of its queue is connected.
+    pub served: bool,
     /// The run that was started for it.
     pub child: Option<RunId>,
 }
@@ -147,12 +151,16 @@ impl Situation {
 
     fn wait(&self, execution: &Execution, command: Command) -> Why {
         match command {
-            Command::StartTimer { token, due } if execution.is_retry(token) => {
-                why(Code::Retry, format!("a state failed, and is tried again at {due}"), String::new(), Some(due))
-            }
-            Command::StartTimer { due, .. } => {
-                why(Code::WaitingTimer, format!("a timer is due at {due}"), String::new(), Some(due))
-            }
+            Command::StartTimer { token, due } => match execution.retry(token) {
+                Some(Tried { state, limited_by: Some(by) }) => {
+                    let text = format!("{by} limits how often it is called; {state} is tried again at {due}");
+                    why(Code::RateLimited, text, by.to_owned(), Some(due))
+                }
+                Some(Tried { state, limited_by: None }) => {
+                    why(Code::Retry, format!("{state} failed, and is tried again at {due}"), String::new(), Some(due))
+                }
+                None => why(Code::WaitingTimer, format!("a timer is due at {due}"), String::new(), Some(due)),
+            },
             Command::CallTask { token, resource, .. } => {
                 let awaited = self.awaited.iter().find(|awaited| awaited.token == token.cast_signed());
                 match family(&resource) {
@@ -174,8 +182,13 @@ fn outside(kind: &str, name: String, awaited: Option<&Awaited>) -> Why {
         }
         _ => match awaited.and_then(|awaited| awaited.worker.clone()) {
             Some(worker) => why(Code::WorkerAtWork, format!("{worker} is at work on a task of {name}"), worker, None),
+            None if awaited.is_some_and(|awaited| !awaited.served) => {
+                let text = format!("no worker is connected that takes tasks of the queue {name}");
+                why(Code::NoWorker, text, name, None)
+            }
             None => {
-                why(Code::WaitingForWorker, format!("no worker has taken the task of the queue {name}"), name, None)
+                let text = format!("workers of the queue {name} are connected, and none has taken the task yet");
+                why(Code::WaitingForWorker, text, name, None)
             }
         },
     }
@@ -224,7 +237,13 @@ mod tests {
         assert_eq!(codes(&Situation { state: State::Queued, ..situation() }), [Code::ConcurrencyLimit]);
         assert!(codes(&Situation { state: State::Failed, ..paused("usr_1") }).is_empty());
         assert_eq!(outside("activity", "mail".to_owned(), None).code, Code::WaitingForWorker);
-        let taken = Awaited { token: 1, worker: Some("w1".to_owned()), child: None };
-        assert_eq!(outside("activity", "mail".to_owned(), Some(&taken)).code, Code::WorkerAtWork);
+        let of = |worker: Option<&str>, served| {
+            let awaited = Awaited { token: 1, worker: worker.map(str::to_owned), served, child: None };
+            outside("activity", "mail".to_owned(), Some(&awaited)).code
+        };
+        // A worker that has lost its connection may be at work still.
+        assert_eq!(of(Some("w1"), false), Code::WorkerAtWork);
+        assert_eq!(of(None, true), Code::WaitingForWorker);
+        assert_eq!(of(None, false), Code::NoWorker);
     }
 }

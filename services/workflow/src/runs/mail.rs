@@ -66,8 +66,8 @@ impl From<&Message> for Kept {
         let (kind, token, name, payload) = match message {
             Message::TaskDone { token: of, result } => ("TASK_DONE", token(of), None, Some(result.to_string())),
             Message::TaskFailed { token: of, failure } => {
-                let failure = json!({"error": failure.error, "cause": failure.cause});
-                ("TASK_FAILED", token(of), None, Some(failure.to_string()))
+                let failure = serde_json::to_string(failure).expect("plain data with string keys is JSON");
+                ("TASK_FAILED", token(of), None, Some(failure))
             }
             Message::Heartbeat { token: of } => ("HEARTBEAT", token(of), None, None),
             Message::Signal { name, payload } => ("SIGNAL", None, Some(name.clone()), Some(payload.to_string())),
@@ -90,9 +90,8 @@ impl Kept {
         Some(match self.kind.as_str() {
             "TASK_DONE" => Message::TaskDone { token: token?, result: payload? },
             "TASK_FAILED" => {
-                let payload = payload?;
-                let field = |name: &str| payload[name].as_str().unwrap_or_default().to_owned();
-                Message::TaskFailed { token: token?, failure: Failure::new(field("error"), field("cause")) }
+                let failure = serde_json::from_value(payload?).ok()?;
+                Message::TaskFailed { token: token?, failure }
             }
             "HEARTBEAT" => Message::Heartbeat { token: token? },
             "SIGNAL" => Message::Signal { name: self.name?, payload: payload? },
@@ -109,12 +108,18 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::asl::Pushback;
 
     #[test]
     fn a_message_reads_back_and_nonsense_does_not() {
         for message in [
             Message::TaskDone { token: 7, result: json!({"a": [1, null]}) },
             Message::TaskFailed { token: 7, failure: Failure::new("Bad", "it was") },
+            Message::TaskFailed {
+                token: 7,
+                failure: Failure::new("Http.StatusCode.429", "")
+                    .pushed_back(Some(Pushback { after_ms: 5, limited_by: Some("a.test".to_owned()) })),
+            },
             Message::Heartbeat { token: 0 },
             Message::Signal { name: "paid".to_owned(), payload: json!(null) },
             Message::Cancel { reason: "no \"more\"".to_owned() },

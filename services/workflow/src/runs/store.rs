@@ -394,6 +394,8 @@ pub(crate) async fn list_awaited(tx: &mut TenantTx, id: RunId) -> Result<Vec<Awa
     let rows = sqlx::query_as!(
         Awaited,
         r#"select t.token, t.worker,
+                  exists (select from workflow.workers w
+                          where w.tenant_id = $1 and w.queue = t.name and w.lease_until > now()) as "served!",
                   (select c.id from workflow.runs c where c.tenant_id = $1 and c.parent_run = $2
                      and c.parent_token = t.token and c.ended_at is null limit 1) as "child: RunId"
            from workflow.tasks t where t.tenant_id = $1 and t.run_id = $2 order by t.token limit 1000"#,

@@ -13,7 +13,10 @@ use super::{
     arguments::{Field, Kind, optional, required},
     meter, parsed,
 };
-use crate::{asl::Failure, config::Config};
+use crate::{
+    asl::{Failure, Pushback},
+    config::Config,
+};
 
 pub(super) const FIELDS: &[Field] = &[
     required("to", Kind::Texts),
@@ -26,6 +29,8 @@ pub(super) const FIELDS: &[Field] = &[
     optional("fromName", Kind::Text),
 ];
 
+/// The resource, as definitions name it.
+const SEND: &str = "email:send";
 /// Receivers of one message at most.
 const RECEIVERS_MAX: usize = 50;
 /// Characters of a subject (RFC 5322 section 2.1.1 bounds a line at 998).
@@ -212,7 +217,15 @@ fn failure(error: &smtp::Error) -> Failure {
         return Failure::new("Email.Refused", format!("the mail server refused the message: {code}"));
     }
     tracing::warn!(%error, "the mail server cannot be reached");
-    Failure::new("Email.Unavailable", "the mail server cannot be reached just now, or asks to come again")
+    let failure =
+        Failure::new("Email.Unavailable", "the mail server cannot be reached just now, or asks to come again");
+    failure.pushed_back(limits(&error.to_string()).then(|| Pushback { after_ms: 0, limited_by: Some(SEND.to_owned()) }))
+}
+
+/// Whether a server that refuses for now does so for being sent too much. No code of SMTP says that alone, the words do.
+fn limits(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["too many", "rate limit", "too fast", "too much", "unusual rate", "throttl"].iter().any(|word| said.contains(word))
 }
 
 #[cfg(test)]
@@ -237,6 +250,14 @@ mod tests {
         assert!(text.contains("Message-ID: <run_1.7@acme.test>"), "{text}");
         assert!(text.contains("From: Bob <no-reply@acme.test>") && text.contains("multipart/alternative"), "{text}");
         assert!(text.contains("Auto-Submitted: auto-generated"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_is_sent_too_much_is_told_from_one_that_is_away() {
+        assert!(limits("transient error (421): 4.7.0 Try again later, too many messages"));
+        assert!(limits("transient error (450): 4.2.1 the user is receiving mail at a rate limit"));
+        assert!(!limits("transient error (451): 4.7.1 Greylisted, come again"));
+        assert!(!limits("Connection error: Connection refused"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     foreign::{self, Foreign},
     is_of_tenants,
 };
-use crate::asl::{Failure, Fault};
+use crate::asl::{Failure, Fault, Pushback};
 
 /// How long calls are repeated while the service cannot be reached, as it may be after a restart, or is too busy.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(15);
@@ -121,11 +121,13 @@ pub(super) async fn call(mesh: &Mesh, foreign: &Foreign, call: &Call, deadline: 
         match codec::unary(peer.clone(), method, message.clone(), deadline).await {
             Ok(response) => return json(&response),
             // The key makes the repetition harmless.
-            Err(status) if is_passing(&status) && Instant::now() + pause < patience.min(deadline) => {
-                tokio::time::sleep(pause).await;
+            Err(status)
+                if is_passing(&status) && Instant::now() + pause.max(asked(&status)) < patience.min(deadline) =>
+            {
+                tokio::time::sleep(pause.max(asked(&status))).await;
                 pause = (pause * 2).min(PARKED);
             }
-            Err(status) => return Err(failure(&status)),
+            Err(status) => return Err(failure(&status).pushed_back(pushback(&call.resource, &status))),
         }
     }
 }
@@ -159,7 +161,25 @@ fn json(message: &DynamicMessage) -> Result<Value, Failure> {
 /// The service cannot be reached, or says when to come again.
 fn is_passing(status: &Status) -> bool {
     let come_again = || status.get_details_retry_info().is_some();
-    status.code() == Code::Unavailable || status.code() == Code::ResourceExhausted && come_again()
+    // ABORTED: the same call, made before a crash, is being served still, or another change came first.
+    status.code() == Code::Unavailable
+        || matches!(status.code(), Code::ResourceExhausted | Code::Aborted) && come_again()
+}
+
+/// How long the service asks to be left alone.
+fn asked(status: &Status) -> Duration {
+    status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default()
+}
+
+/// What a refusal says of the next try. A service that limits calls says RESOURCE_EXHAUSTED, and either when to come again or
+/// a reason like the RATE_LIMIT_EXCEEDED of google.api.ErrorReason; a quota that is used up says neither.
+fn pushback(resource: &str, status: &Status) -> Option<Pushback> {
+    let info = status.get_details_retry_info();
+    let is_rate = info.is_some() || fault::reason(status).is_some_and(|reason| reason.starts_with("RATE_LIMIT"));
+    let is_limited = status.code() == Code::ResourceExhausted && is_rate;
+    let after_ms = u64::try_from(asked(status).as_millis()).unwrap_or(u64::MAX);
+    let limited_by = is_limited.then(|| resource.to_owned());
+    (is_limited || after_ms > 0).then_some(Pushback { after_ms, limited_by })
 }
 
 fn failure(status: &Status) -> Failure {
@@ -232,5 +252,18 @@ mod tests {
         assert_eq!(failure(&with_reason.into()), Failure::new("RUN_NOT_FOUND", "no"));
         assert_eq!(failure(&Status::unavailable("x")).error, "UNAVAILABLE");
         assert_eq!(failure(&Status::deadline_exceeded("x")).error, "States.Timeout");
+    }
+
+    #[test]
+    fn a_limit_is_told_from_a_quota_and_from_a_service_that_is_away() {
+        let exhausted = |reason| tenon_chassis::Fault::new(Code::ResourceExhausted, reason, "no");
+        let told = |fault: tenon_chassis::Fault| pushback("grpc:a.B/C", &fault.into());
+        let limit = |after_ms| Some(Pushback { after_ms, limited_by: Some("grpc:a.B/C".to_owned()) });
+        assert_eq!(told(exhausted("RATE_LIMITED").retry_after(Duration::from_millis(1_500))), limit(1_500));
+        assert_eq!(told(exhausted("RATE_LIMIT_EXCEEDED")), limit(0));
+        assert_eq!(told(exhausted("QUOTA_EXHAUSTED")), None);
+        let away = tenon_chassis::Fault::new(Code::Unavailable, "AWAY", "no").retry_after(Duration::from_secs(2));
+        assert_eq!(told(away), Some(Pushback { after_ms: 2_000, limited_by: None }));
+        assert_eq!(told(tenon_chassis::Fault::new(Code::Unavailable, "AWAY", "no")), None);
     }
 }

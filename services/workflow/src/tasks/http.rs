@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use reqwest::{
-    Method, Response, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    Method, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -16,7 +17,7 @@ use super::{
     egress, parsed,
     references::References,
 };
-use crate::asl::Failure;
+use crate::asl::{Failure, Pushback};
 
 pub(super) const FIELDS: &[Field] = &[
     required("url", Kind::Text),
@@ -68,7 +69,7 @@ impl Tasks {
         sign_off(call, request.headers_mut());
         let sent = async {
             let response = self.egress.send(request).await?;
-            answer(&host, response, &open).await
+            answer(&host, response, &open, self.db.clock().now()).await
         };
         self.metered(call, sent.await).await
     }
@@ -156,14 +157,20 @@ fn sign_off(call: &Call, headers: &mut HeaderMap) {
 }
 
 /// The answer as the state gets it: JSON read, secrets taken out.
-pub(super) async fn answer(host: &str, response: Response, open: &References) -> Result<Value, Failure> {
+pub(super) async fn answer(
+    host: &str,
+    response: Response,
+    open: &References,
+    now: DateTime<Utc>,
+) -> Result<Value, Failure> {
     let status = response.status();
+    let pushback = pushback(host, status, response.headers(), now);
     let headers = shown(response.headers(), open);
     let text = open.scrub(String::from_utf8_lossy(&bytes(host, response).await?).into_owned());
     if !status.is_success() {
         let error = format!("Http.StatusCode.{}", status.as_u16());
         let said: String = text.chars().take(CAUSE_MAX).collect();
-        return Err(Failure::new(error, format!("{host} answered {status}: {said}")));
+        return Err(Failure::new(error, format!("{host} answered {status}: {said}")).pushed_back(pushback));
     }
     // Some say JSON and send nothing, some send JSON and say text.
     let body = match serde_json::from_str(&text) {
@@ -172,6 +179,20 @@ pub(super) async fn answer(host: &str, response: Response, open: &References) ->
         Err(_) => Value::String(text),
     };
     Ok(json!({ "status": status.as_u16(), "headers": headers, "body": body }))
+}
+
+/// When the host wants to be asked again (RFC 9110 section 10.2.3), and whether it is for being asked too often.
+fn pushback(host: &str, status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> Option<Pushback> {
+    let limited_by = (status == StatusCode::TOO_MANY_REQUESTS).then(|| host.to_owned());
+    let said = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after_ms = said.and_then(|said| match said.parse::<u64>() {
+        Ok(seconds) => Some(seconds.saturating_mul(1_000)),
+        Err(_) => DateTime::parse_from_rfc2822(said)
+            .ok()
+            .and_then(|at| u64::try_from((at.with_timezone(&Utc) - now).num_milliseconds()).ok()),
+    });
+    let asks = status == StatusCode::SERVICE_UNAVAILABLE && after_ms.is_some();
+    (limited_by.is_some() || asks).then(|| Pushback { after_ms: after_ms.unwrap_or_default(), limited_by })
 }
 
 fn shown(headers: &HeaderMap, open: &References) -> BTreeMap<String, String> {
@@ -190,4 +211,27 @@ async fn bytes(host: &str, mut response: Response) -> Result<Vec<u8>, Failure> {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_when_to_come_again_in_seconds_or_as_a_date() {
+        let now = DateTime::parse_from_rfc3339("2026-11-21T12:00:00Z").unwrap().with_timezone(&Utc);
+        let told = |status: u16, said: Option<&str>| {
+            let headers = said.map(|said| (RETRY_AFTER, HeaderValue::from_str(said).unwrap())).into_iter().collect();
+            let found = pushback("a.test", StatusCode::from_u16(status).unwrap(), &headers, now);
+            found.map(|found| (found.after_ms, found.limited_by.is_some()))
+        };
+        assert_eq!(told(429, Some("7")), Some((7_000, true)));
+        assert_eq!(told(429, Some("Sat, 21 Nov 2026 12:01:30 GMT")), Some((90_000, true)));
+        for nonsense in [None, Some("soon"), Some("-1"), Some("Sat, 21 Nov 2026 11:00:00 GMT")] {
+            assert_eq!(told(429, nonsense), Some((0, true)), "{nonsense:?}");
+        }
+        assert_eq!(told(503, Some("3")), Some((3_000, false)));
+        assert_eq!(told(503, None), None);
+        assert_eq!(told(500, Some("3")), None);
+    }
 }

@@ -67,7 +67,8 @@ impl Tasks {
         let request = request.build().map_err(|_| unusable("holds a key that no header can carry"))?;
         let sent = async {
             let response = self.egress.send(request).await?;
-            http::answer(&host, response, &References::of_one(&name, &account.api_key)).await
+            let open = References::of_one(&name, &account.api_key);
+            http::answer(&host, response, &open, self.db.clock().now()).await
         };
         let answer = self.metered(call, sent.await).await?;
         let result = result(&answer["body"], wants_json)?;

@@ -117,3 +117,74 @@ fn terminating_undoes_nothing() {
     assert_eq!(outcome, Some(Outcome::Cancelled { cause: "now".to_owned() }));
     assert!(world.pending.is_empty());
 }
+
+fn limited(after_ms: u64) -> Failure {
+    let limited_by = Some("api.test".to_owned());
+    Failure::new("Http.StatusCode.429", "later").pushed_back(Some(Pushback { after_ms, limited_by }))
+}
+
+#[test]
+fn who_limits_calls_is_not_asked_again_before_its_time_and_is_named_meanwhile() {
+    let tried = |retry: Value, failure: Failure| {
+        let mut world = World::new(
+            &json!({"StartAt": "T", "States": {
+                "T": {"Type": "Task", "Resource": "http:invoke", "Retry": [retry], "End": true}}}),
+            json!({}),
+        );
+        world.feed(Input::Started);
+        let (token, _) = call(&world);
+        world.feed(Input::TaskFailed { token, failure });
+        let (timer, due) = timers(&world)[0];
+        let limited_by = world.execution.retry(timer).unwrap().limited_by.map(str::to_owned);
+        ((due - start()).num_milliseconds(), limited_by)
+    };
+    let all = |more: Value| {
+        let mut retry = json!({"ErrorEquals": ["States.ALL"], "IntervalSeconds": 4});
+        more.as_object().unwrap().iter().for_each(|(name, value)| retry[name] = value.clone());
+        retry
+    };
+    let by = Some("api.test".to_owned());
+    assert_eq!(tried(all(json!({})), limited(0)), (4_000, by.clone()));
+    assert_eq!(tried(all(json!({})), limited(30_500)), (30_500, by.clone()));
+    assert_eq!(tried(all(json!({"MaxDelaySeconds": 10})), limited(30_500)), (10_000, by.clone()));
+    let (jittered, _) = tried(all(json!({"JitterStrategy": "FULL"})), limited(30_000));
+    assert!((30_000..=34_000).contains(&jittered), "{jittered}");
+    assert_eq!(tried(all(json!({})), Failure::new("E", "")), (4_000, None));
+    let away = Failure::new("E", "").pushed_back(Some(Pushback { after_ms: 9_000, limited_by: None }));
+    assert_eq!(tried(all(json!({})), away), (9_000, None));
+}
+
+#[test]
+fn an_undo_waits_as_long_as_it_is_asked_to() {
+    let mut world = with_undo();
+    world.feed(Input::Started);
+    let (token, _) = call(&world);
+    world.feed(Input::TaskDone { token, result: json!(7) });
+    world.feed(Input::Cancel { cause: String::new() });
+    let (token, _) = call(&world);
+    let (bound, _) = timers(&world)[0];
+    assert_eq!(world.execution.retry(bound), None, "it bounds the call");
+    world.feed(Input::TaskFailed { token, failure: limited(60_000) });
+    let (timer, due) = timers(&world)[0];
+    assert_eq!(due, start() + TimeDelta::seconds(60));
+    assert_eq!(world.execution.retry(timer), Some(Tried { state: "A", limited_by: Some("api.test") }));
+}
+
+#[test]
+fn a_pause_that_an_older_version_wrote_reads_back() {
+    let mut world = World::new(
+        &json!({"StartAt": "T", "States": {
+            "T": {"Type": "Task", "Resource": "http:invoke", "Retry": [{"ErrorEquals": ["E"]}], "End": true}}}),
+        json!({}),
+    );
+    world.feed(Input::Started);
+    let (token, _) = call(&world);
+    world.feed(Input::TaskFailed { token, failure: Failure::new("E", "") });
+    let mut kept = serde_json::to_value(&world.execution).unwrap();
+    let (timer, due) = timers(&world)[0];
+    kept["root"]["waiting"] = json!({"Retry": {"token": timer, "due": due}});
+    world.execution = Execution::restore(&kept.to_string(), json!({})).unwrap();
+    assert_eq!(world.execution.retry(timer), Some(Tried { state: "T", limited_by: None }));
+    let failed: Outcome = serde_json::from_value(json!({"Failed": {"error": "E", "cause": ""}})).unwrap();
+    assert_eq!(failed, Outcome::Failed(Failure::new("E", "")));
+}

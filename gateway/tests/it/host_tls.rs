@@ -1,7 +1,7 @@
 //! Certificates of hosts: each is shown its own, and how one is asked for by ACME.
 #![expect(clippy::unwrap_used, reason = "what is written here is well-formed")]
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path};
 
 use tempfile::TempDir;
 use tokio::{
@@ -12,6 +12,7 @@ use tokio::{
 use crate::{
     edge_tls::{connect_to, file, leaf, shown},
     house::House,
+    patience::{ends, until},
 };
 
 /// A folder of certificates, written to as their makers do.
@@ -52,13 +53,8 @@ async fn certificate_of(edge: SocketAddr, host: &str) -> Option<Vec<u8>> {
 
 async fn until_shown(edge: SocketAddr, host: &str, pair: Option<&str>) {
     let expected = pair.map(|pair| leaf(&format!("{pair}.pem")).to_vec());
-    for _ in 0..400 {
-        if certificate_of(edge, host).await == expected {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{host} is not shown {pair:?}");
+    let what = format!("{host} is shown {pair:?}");
+    until(&what, async || certificate_of(edge, host).await == expected).await;
 }
 
 #[tokio::test]
@@ -145,6 +141,5 @@ async fn a_challenge_is_answered_on_every_port_and_the_plain_one_leads_to_https(
     let answer = plain(open.address, "/.well-known/acme-challenge/none").await;
     assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("ROUTE_NOT_FOUND"), "{answer}");
     secured.stop.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(20), secured.edge).await;
-    assert!(ended.is_ok(), "the plain port ends with the edge");
+    ends("the plain port ends with the edge", secured.edge).await.unwrap();
 }

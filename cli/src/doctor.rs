@@ -191,7 +191,7 @@ fn certificates(settings: &Settings) -> Vec<Finding> {
         Err(why) => return vec![bad(why, "ls -l $TENON_EDGE_TLS_CERTS    # a folder that the edge may read?")],
     };
     let finding = |Certificate { host, file, held }: Certificate| {
-        let whose = host.map_or_else(|| "the edge".to_owned(), |host| host);
+        let whose = host.unwrap_or_else(|| "the edge".to_owned());
         match held {
             Ok(until) if until - now < SOON => bad(
                 format!("the certificate of {whose} ends at {until}"),

@@ -14,7 +14,7 @@ const NODE: &str = "TENON_PEERS_NODE";
 const PYTHON: &str = "TENON_PEERS_PYTHON";
 
 /// Runs a program of tests/peers against a mesh with the workflows that it asks for.
-async fn agrees(program: &str, command: Command) {
+async fn agrees(program: &str, mut command: Command) {
     let mesh = Mesh::start(Backends::Embedded).await;
     mesh.lift_limits().await;
     let acme = mesh.onboard("acme").await;
@@ -29,11 +29,10 @@ async fn agrees(program: &str, command: Command) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let descriptors = folder.path().join("tenon.binpb");
     std::fs::write(&descriptors, tenon_proto::DESCRIPTOR_SET).expect("a file can be written");
-    let mut command = command;
     command.env("EDGE", &mesh.url).env("TOKEN", &acme.token).env("DESCRIPTORS", &descriptors);
     let output = block_in_place(|| command.output()).expect("the program can be started");
     let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
+    eprintln!("{said}");
     assert!(output.status.success(), "{program}\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -78,9 +78,10 @@ mod tests {
     /// What a fuzzer begins with, and what one has found.
     #[test]
     fn the_seeds_break_nothing() {
-        let targets: [(&str, fn(&[u8])); 4] =
-            [("path", super::path), ("query", super::query), ("json", super::json), ("frames", super::frames)];
-        for (name, target) in targets {
+        type Target = fn(&[u8]);
+        let targets = ["path", "query", "json", "frames"];
+        for (name, target) in targets.into_iter().zip([super::path as Target, super::query, super::json, super::frames])
+        {
             let folder = format!("{}/../fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
             let seeds = std::fs::read_dir(&folder).unwrap();
             let run = seeds.map(|seed| target(&std::fs::read(seed.unwrap().path()).unwrap()));

@@ -5,8 +5,12 @@ SHELL := bash
 
 # Outside of the checkout, so that a fresh clone builds quickly.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tenon/target
+# Tests of properties draw the same inputs each time; to try others: make test PROPTEST_RNG_SEED=$RANDOM, or fuzz/.
+export PROPTEST_RNG_SEED ?= 1
 # Queries are checked against the committed .sqlx, whatever DATABASE_URL is in the shell.
 export SQLX_OFFLINE ?= true
+# A registry that stumbles once must not cost a whole run.
+export CARGO_NET_RETRY ?= 10
 
 CARGO ?= cargo
 IMAGE ?= tenon:latest
@@ -25,8 +29,8 @@ up: ## Install what is missing, build in release, start the whole mesh
 
 test: lint deploy ## Install what tests need besides, run every check and every test
 	@scripts/install test
-	$(CARGO) build --locked -p tenon
-	@export TENON_BIN="$$CARGO_TARGET_DIR/debug/tenon"; \
+	$(CARGO) build --locked -p tenon -p tenon-example-crm
+	@export TENON_BIN="$$CARGO_TARGET_DIR/debug/tenon" TENON_CRM_BIN="$$CARGO_TARGET_DIR/debug/crm"; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	  set -x; $(CARGO) nextest run --locked --workspace $(TESTS); \
 	else \
@@ -41,6 +45,10 @@ lint: ## rustfmt and clippy, warnings refused
 python: ## Try the examples in Python, and the how-to that makes one
 	@scripts/install deploy
 	scripts/check-python-worker
+
+peers: ## Try the official clients of Connect, gRPC and gRPC-Web in JavaScript and Python (needs node 20)
+	@scripts/install deploy
+	scripts/check-peers
 
 deploy: ## Render and schema-check helm/, k8s/ and compose.yaml
 	@scripts/install deploy
@@ -58,4 +66,4 @@ sqlx: ## Check every query against the migrations and write .sqlx anew
 	@scripts/install run
 	scripts/sqlx
 
-.PHONY: help up test lint python deploy bench image sqlx
+.PHONY: help up test lint python peers deploy bench image sqlx

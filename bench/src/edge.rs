@@ -17,13 +17,13 @@ use tenon_proto::{
     policy::Contract,
     workflow::v1::{GetRunRequest, run_service_client::RunServiceClient},
 };
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::task::JoinSet;
 use tonic::{Request, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use crate::{
-    load::{Connection, Round, drive},
+    load::{Connection, Round, drive, drive_at, due, pace},
     mesh::answers,
-    process::{Started, cpu, family, rss},
+    process::{Cores, Started, cpu, family, rss},
     report::{Figure, Rounds},
     scenarios::{Ground, Plan, finished_run, get},
 };
@@ -33,6 +33,9 @@ const CONTROL_UPSTREAM: u16 = 12_481;
 const NGINX: u16 = 12_482;
 /// Requests in flight where throughput is measured.
 const IN_FLIGHT: usize = 32;
+/// Of the rate at which requests follow each other without a pause, what keeps the cores half busy: requests that come one by
+/// one cost twice as much.
+const HALF: f64 = 0.25;
 /// Connections that have nothing to do.
 const IDLE: usize = 10_000;
 /// Connections that gRPC calls go over.
@@ -58,7 +61,7 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         let of = "nginx alone, HTTP/1.1 to HTTP/1.1 and nothing read or checked";
         turns.push(Turn::new("control: nginx as a plain proxy", of, (&format!("http://127.0.0.1:{NGINX}"), nginx)));
     }
-    let (mut native, mut fastest) = (Rounds::default(), 0.0_f64);
+    let mut native = Rounds::default();
     for _ in 0..plan.rounds {
         for turn in &mut turns {
             let ask = get(format!("/v1/{run}"), &ground.token);
@@ -69,9 +72,6 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
         let ids = BTreeSet::from([edge.id()]);
         let before = cpu(&ids);
         let round = calls(&url, &ground.token, &run, (plan.round, None)).await?;
-        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-        let rate = round.operations as f64 / round.took.as_secs_f64();
-        fastest = fastest.max(rate);
         native.add(round, cpu(&ids).saturating_sub(before));
     }
     let control = turns[2].rounds.figure("", "", 0).cpu_us_per_operation.max(0.1);
@@ -81,7 +81,8 @@ pub(crate) async fn run(plan: &Plan, ground: &Ground) -> Result<Vec<Figure>> {
     for figure in figures.iter_mut().take(2) {
         figure.times_control = Some(figure.cpu_us_per_operation / control);
     }
-    figures.extend(half(plan, ground, (&url, &run), fastest).await?);
+    let fastest = (figures[0].operations_per_s, figures[1].operations_per_s);
+    figures.extend(half(plan, ground, (&turns, &run), fastest).await?);
     figures.push(idle(ground, (&url, &run), &edge).await?);
     drop(upstream);
     Ok(figures)
@@ -122,18 +123,42 @@ impl Turn {
     }
 }
 
-/// The same calls at half the rate that the edge can take, through it and past it: what it adds.
-async fn half(plan: &Plan, ground: &Ground, (url, run): (&str, &str), fastest: f64) -> Result<[Figure; 2]> {
-    let (mut through, mut past) = (Rounds::default(), Rounds::default());
+/// The same requests at a rate that leaves the cores half idle: JSON through it and through the bare hop, gRPC through it
+/// and past it.
+async fn half(
+    plan: &Plan,
+    ground: &Ground,
+    (turns, run): (&[Turn], &str),
+    (json, native): (f64, f64),
+) -> Result<[Figure; 4]> {
     let direct = format!("http://127.0.0.1:{CONTROL_UPSTREAM}");
+    let [edge, _, hop, ..] = turns else { unreachable!("these are always measured") };
+    let mut all: [(Rounds, u64); 4] = Default::default();
     for _ in 0..plan.rounds {
-        through.add(calls(url, &ground.token, run, (plan.round, Some(fastest / 2.0))).await?, Duration::ZERO);
-        past.add(calls(&direct, &ground.token, run, (plan.round, Some(fastest / 2.0))).await?, Duration::ZERO);
+        let places = [(&edge.url, edge.process), (&hop.url, hop.process), (&edge.url, edge.process), (&direct, 0)];
+        for (at, ((rounds, busy), (url, process))) in all.iter_mut().zip(places).enumerate() {
+            let (cores, before) = (Cores::now(), cpu(&family(process)));
+            let round = if at < 2 {
+                let ask = get(format!("/v1/{run}"), &ground.token);
+                drive_at(Some(json * HALF), url, IN_FLIGHT, plan.round, move |_| ask.clone()).await?
+            } else {
+                calls(url, &ground.token, run, (plan.round, Some(native * HALF))).await?
+            };
+            rounds.add(round, cpu(&family(process)).saturating_sub(before));
+            *busy = Cores::now().busy_since(cores);
+        }
     }
-    Ok([
-        through.figure("edge: gRPC at half load", "latency through the edge", 0),
-        past.figure("control: gRPC past the edge", "latency of the same calls to the service itself", 0),
-    ])
+    let names = [
+        ("edge: GET at half load", "latency through the edge"),
+        ("control: axum at half load", "latency through the bare hop"),
+        ("edge: gRPC at half load", "latency through the edge"),
+        ("control: gRPC past the edge", "latency to the service itself"),
+    ];
+    let mut named = names.into_iter().zip(all);
+    Ok(std::array::from_fn(|_| {
+        let ((name, of), (rounds, busy)) = named.next().expect("as many names as places");
+        rounds.figure(name, &format!("{of}; the cores are {busy} % busy with all of it"), 0)
+    }))
 }
 
 /// Calls GetRun over gRPC as fast as it goes, or at a rate: then each call counts from when it was due.
@@ -143,26 +168,15 @@ async fn calls(url: &str, token: &str, run: &str, (time, rate): (Duration, Optio
     for _ in 0..CHANNELS {
         channels.push(Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?);
     }
-    let lanes = u32::try_from(IN_FLIGHT)?;
-    let every = rate.map(|rate| Duration::from_secs_f64(f64::from(lanes) / rate));
-    let started = tokio::time::Instant::now();
+    let mut paces = rate.map(|rate| pace(IN_FLIGHT, rate, time)).unwrap_or_default().into_iter();
+    let started = Instant::now();
     let mut tasks = JoinSet::new();
-    for lane in 0..lanes {
-        let (mut client, bearer) = (RunServiceClient::new(channels[lane as usize % CHANNELS].clone()), bearer.clone());
-        let name = run.to_owned();
+    for lane in 0..IN_FLIGHT {
+        let (mut client, bearer) = (RunServiceClient::new(channels[lane % CHANNELS].clone()), bearer.clone());
+        let (name, mut pace) = (run.to_owned(), paces.next());
         tasks.spawn(async move {
             let mut latencies = Vec::new();
-            let mut due = started + every.unwrap_or_default().mul_f64(f64::from(lane) / f64::from(lanes));
-            while started.elapsed() < time {
-                let sent = match every {
-                    Some(every) => {
-                        sleep_until(due).await;
-                        let was_due = due;
-                        due += every;
-                        was_due
-                    }
-                    None => tokio::time::Instant::now(),
-                };
+            while let Some(sent) = due(&mut pace, started + time).await {
                 let mut request = Request::new(GetRunRequest { name: name.clone() });
                 request.metadata_mut().insert("authorization", bearer.clone());
                 client.get_run(request).await?;

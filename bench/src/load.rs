@@ -12,7 +12,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    task::JoinSet,
+};
 
 /// One kept-alive HTTP/1.1 connection.
 pub(crate) struct Connection {
@@ -78,8 +82,46 @@ pub(crate) struct Round {
     pub(crate) latencies: Vec<Duration>,
 }
 
+/// Tells lanes, in turns, when a request is due, at even distances for a time. A thread of its own does: the runtime's timers
+/// are a millisecond apart, so that all that is due within one would be sent at once.
+pub(crate) fn pace(lanes: usize, rate: f64, time: Duration) -> Vec<UnboundedReceiver<Instant>> {
+    let (tell, told): (Vec<_>, Vec<_>) = (0..lanes).map(|_| unbounded_channel()).unzip();
+    let every = Duration::from_secs_f64(1.0 / rate);
+    std::thread::spawn(move || {
+        let started = Instant::now();
+        let mut due = started;
+        for lane in tell.iter().cycle() {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if due - started >= time || lane.send(due).is_err() {
+                break;
+            }
+            due += every;
+        }
+    });
+    told
+}
+
+/// When the next request of a lane is to be sent: as the pace has it, or at once until the time is over.
+pub(crate) async fn due(pace: &mut Option<UnboundedReceiver<Instant>>, until: Instant) -> Option<Instant> {
+    match pace {
+        Some(pace) => pace.recv().await,
+        None => Some(Instant::now()).filter(|now| *now < until),
+    }
+}
+
 /// Sends requests on some connections for a time; any answer but a success ends the bench.
 pub(crate) async fn drive(
+    url: &str,
+    connections: usize,
+    time: Duration,
+    ask: impl Fn(usize) -> Ask + Send + Sync + 'static,
+) -> Result<Round> {
+    drive_at(None, url, connections, time, ask).await
+}
+
+/// As `drive`, so many a second; then each request counts from when it was due.
+pub(crate) async fn drive_at(
+    rate: Option<f64>,
     url: &str,
     connections: usize,
     time: Duration,
@@ -90,17 +132,17 @@ pub(crate) async fn drive(
     for _ in 0..connections {
         open.push(Connection::open(url).await?);
     }
+    let mut paces = rate.map(|rate| pace(connections, rate, time)).unwrap_or_default().into_iter();
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for (lane, mut connection) in open.into_iter().enumerate() {
-        let ask = ask.clone();
+        let (ask, mut pace) = (ask.clone(), paces.next());
         tasks.spawn(async move {
             let mut latencies = Vec::new();
             let mut number = lane;
-            while started.elapsed() < time {
+            while let Some(sent) = due(&mut pace, started + time).await {
                 let ask = ask(number);
                 number += connections;
-                let sent = Instant::now();
                 let (status, body) = connection.send(&ask).await?;
                 latencies.push(sent.elapsed());
                 if !status.is_success() {

@@ -55,6 +55,26 @@ pub(crate) fn cpu(ids: &BTreeSet<u32>) -> Duration {
     ids.iter().filter_map(|id| stat(*id)).map(|(_, ticks)| TICK * ticks).sum()
 }
 
+/// What the machine's cores have done so far: ticks in which they were busy, and all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cores(u64, u64);
+
+impl Cores {
+    pub(crate) fn now() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; proc(5).
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        let (all, rest) = (ticks.iter().sum::<u64>(), ticks.iter().skip(3).take(2).sum::<u64>());
+        Self(all - rest, all)
+    }
+
+    /// How busy they were since then, in percent.
+    pub(crate) fn busy_since(self, before: Self) -> u64 {
+        (self.0 - before.0) * 100 / (self.1 - before.1).max(1)
+    }
+}
+
 /// Resident memory of one process in bytes.
 pub(crate) fn rss(id: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();

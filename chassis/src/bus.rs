@@ -15,7 +15,10 @@ use tracing::Instrument;
 
 use crate::{
     Clock, EventId, SystemTx, TenantId,
-    db::{Db, Error, store, store::Position},
+    db::{
+        Db, Error,
+        store::{self, Page, Position},
+    },
     fail,
     pulse::Beat,
     telemetry,
@@ -26,10 +29,13 @@ pub use jetstream::{ConnectError as JetStreamError, JetStream};
 pub const USAGE_RECORDED: &str = "tenon.usage.recorded.v1";
 /// The channel that wakes consumers.
 pub const CHANNEL: &str = "tenon_bus";
-/// Events that are handled in one transaction at most.
+/// Rows of the outbox that are looked at, and events that are handled in one transaction, at most.
 const BATCH: i64 = 500;
-/// A reader that finds nothing moves on once it is so many transactions behind: each move is one itself.
-const FAR: i64 = 1_000;
+/// The same for a reader of some types, for whom most rows are not.
+const BATCH_OF_SOME: i64 = 2_000;
+/// A reader that finds nothing for it moves on past so many rows, or transactions: each move is one itself.
+const FAR: i64 = 500;
+const FAR_BACK: i64 = 1_000;
 /// How long a reader that is told of events waits for more of them: a look costs the same for one as for many.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long a consumer sleeps when no beat wakes it.
@@ -161,13 +167,12 @@ async fn woken(beats: &mut Receiver<Beat>) {
     }
 }
 
-/// Where a reader stands after these rows, if it has moved, and whether there may be more at once. What is older than the
-/// horizon, read before them, and not for this reader need not be looked at again.
-fn advance(from: Position, rows: &[(Position, Event)], horizon: i64) -> (Option<Position>, bool) {
-    let last = rows.last().map(|(position, _)| *position);
-    let full = i64::try_from(rows.len()).is_ok_and(|count| count == BATCH);
-    let passed = (!full && horizon - from.0 > FAR).then_some((horizon - 1, i64::MAX));
-    (last.max(passed), full)
+/// Where a reader stands after a look, if it has moved, and whether there may be more at once. What is older than the
+/// horizon, and not for this reader, need not be looked at again.
+fn advance(from: Position, page: &Page, most: i64) -> (Option<Position>, bool) {
+    let (full, has_moved) = (page.looked == most, !page.events.is_empty() || page.looked >= FAR);
+    let passed = (!full && page.horizon - from.0 > FAR_BACK).then_some((page.horizon - 1, i64::MAX));
+    (page.last.filter(|_| has_moved).max(passed), full)
 }
 
 /// Handles one batch; true when there may be more at once.
@@ -180,12 +185,11 @@ async fn outbox_batch(db: &Db, consumer: &Consumer) -> Result<bool, Error> {
         return Ok(false);
     };
     let types: Vec<String> = consumer.types.iter().map(|kind| (*kind).to_owned()).collect();
-    let horizon = store::get_horizon(&mut tx).await?;
-    let rows = store::list_events(&mut tx, position, (&types, ""), BATCH).await?;
-    let (next, full) = advance(position, &rows, horizon);
+    let most = if types.is_empty() { BATCH } else { BATCH_OF_SOME };
+    let page = store::list_events(&mut tx, position, (&types, ""), most).await?;
+    let (next, full) = advance(position, &page, most);
     let Some(next) = next else { return Ok(false) };
-    let events: Vec<Event> = rows.into_iter().map(|(_, event)| event).collect();
-    handle(&mut tx, consumer, events).await?;
+    handle(&mut tx, consumer, page.events).await?;
     store::update_cursor(&mut tx, consumer.name, (position, next)).await?;
     fail::at("consume.commit.before").await?;
     tx.commit().await?;
@@ -213,4 +217,22 @@ async fn handle(tx: &mut SystemTx, consumer: &Consumer, events: Vec<Event>) -> R
         telemetry::set_parent(&span, parent);
     }
     consumer.handler.handle(tx, &events).instrument(span).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_passes_what_is_not_for_it_in_strides() {
+        let look = |looked, horizon| {
+            let page = Page { events: Vec::new(), last: (looked > 0).then_some((7, 8)), looked, horizon };
+            advance((5, 6), &page, BATCH_OF_SOME)
+        };
+        assert_eq!(look(0, 10), (None, false));
+        assert_eq!(look(FAR - 1, 10), (None, false), "each move is a transaction");
+        assert_eq!(look(FAR, 10), (Some((7, 8)), false));
+        assert_eq!(look(BATCH_OF_SOME, 2_000), (Some((7, 8)), true));
+        assert_eq!(look(1, 2_000), (Some((1_999, i64::MAX)), false), "what it has passed can be deleted");
+    }
 }

@@ -16,15 +16,23 @@ use crate::Fault;
 /// The system's clock, plus what a test has moved it by. Clones move together.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
+    stands_at: Option<DateTime<Utc>>,
     ahead_ms: Arc<AtomicI64>,
 }
 
 impl Clock {
+    /// One that stands still until it is moved: what a test sees does not depend on how long it takes.
+    #[must_use]
+    pub fn standing() -> Self {
+        Self { stands_at: Some(Self::default().now()), ahead_ms: Arc::default() }
+    }
+
     /// The time now, cut to microseconds as Postgres keeps it.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
     pub fn now(&self) -> DateTime<Utc> {
-        let now = Utc::now() + TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        let now =
+            self.stands_at.unwrap_or_else(Utc::now) + TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
         DateTime::from_timestamp_micros(now.timestamp_micros()).expect("the system's time is within chrono's range")
     }
 

@@ -3,7 +3,7 @@
 pub(crate) mod store;
 mod tx;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use sqlx::{
@@ -64,9 +64,13 @@ impl From<Error> for Status {
     }
 }
 
+/// The SQLSTATE of an error of the database.
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
+}
+
 fn sql_fault(error: &sqlx::Error) -> Fault {
-    let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    match (error, code.as_deref()) {
+    match (error, code(error).as_deref()) {
         // 57P01..03: the server stops or starts; 53300: it has no connection left; 25P03: the transaction stood still.
         (sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_), _)
         | (_, Some("57P01" | "57P02" | "57P03" | "53300" | "25P03")) => {
@@ -130,7 +134,8 @@ impl Db {
     /// Opens a transaction on the caller's tenant and no other.
     ///
     /// # Errors
-    /// TENANT_REQUIRED for a caller without one; `Replay` when this request was answered before.
+    /// TENANT_REQUIRED for a caller without one; `Replay` when this request was answered before; IDEMPOTENCY_IN_FLIGHT
+    /// while it is being served.
     pub async fn begin(&self, caller: &Caller) -> Result<TenantTx, Error> {
         TenantTx::begin(self, &self.app, caller.clone()).await
     }

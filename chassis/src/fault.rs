@@ -50,6 +50,13 @@ impl Fault {
         Self::new(Code::Internal, "INTERNAL", "internal error")
     }
 
+    /// ABORTED IDEMPOTENCY_IN_FLIGHT: the request of the same key is being served.
+    #[must_use]
+    pub fn in_flight() -> Self {
+        let why = "the request of this Idempotency-Key is being served; ask again after the time in Retry-After";
+        Self::new(Code::Aborted, "IDEMPOTENCY_IN_FLIGHT", why).retry_after(Duration::from_secs(1))
+    }
+
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.metadata.push((key, value.into()));

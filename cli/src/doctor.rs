@@ -1,10 +1,12 @@
 //! `tenon doctor`: looks at this machine and this mesh; each finding says what is wrong and what to type.
 
-use std::{net::IpAddr, process::ExitCode, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Error, Result};
+use chrono::TimeDelta;
 use clap::Args;
-use tenon_chassis::secret::Secret;
+use tenon_chassis::{Clock, secret::Secret};
+use tenon_gateway::tls::{self, Certificate};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Who renews certificates does it a month before their end: what has less left is forgotten.
+const SOON: TimeDelta = TimeDelta::days(14);
 
 /// What to look at: whatever `tenon serve` would use.
 #[derive(Debug, Args)]
@@ -39,6 +43,15 @@ pub(crate) struct Settings {
     /// The master key
     #[arg(long, env = "TENON_MASTER_KEY", hide_env_values = true)]
     master_key: Option<String>,
+    /// The certificate of the edge
+    #[arg(long, env = "TENON_EDGE_TLS_CERT", requires = "edge_tls_key")]
+    edge_tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "TENON_EDGE_TLS_KEY", requires = "edge_tls_cert")]
+    edge_tls_key: Option<PathBuf>,
+    /// The folder with the certificates of hosts
+    #[arg(long, env = "TENON_EDGE_TLS_CERTS")]
+    edge_tls_certs: Option<PathBuf>,
     /// The credential of operators
     #[arg(long, env = "TENON_OPERATOR_KEY", hide_env_values = true)]
     operator_key: Option<Secret>,
@@ -75,6 +88,7 @@ pub(crate) async fn run(settings: &Settings, file: &File) -> Result<ExitCode> {
     findings.extend(database(settings).await);
     findings.push(server("Redis", "TENON_REDIS_URL", settings.redis_url.as_deref(), 6379).await);
     findings.push(server("NATS", "TENON_NATS_URL", settings.nats_url.as_deref(), 4222).await);
+    findings.extend(certificates(settings));
     findings.push(process(settings).await);
     for finding in &findings {
         match finding {
@@ -166,6 +180,31 @@ fn advice(error: &Error, url: &str) -> String {
     } else {
         format!("pg_isready -d {url}    # is it started, and is this its address?")
     }
+}
+
+/// The certificates that the edge would show.
+fn certificates(settings: &Settings) -> Vec<Finding> {
+    let own = settings.edge_tls_cert.as_deref().zip(settings.edge_tls_key.as_deref());
+    let now = Clock::default().now();
+    let found = match tls::certificates(own, settings.edge_tls_certs.as_deref(), now) {
+        Ok(found) => found,
+        Err(why) => return vec![bad(why, "ls -l $TENON_EDGE_TLS_CERTS    # a folder that the edge may read?")],
+    };
+    let finding = |Certificate { host, file, held }: Certificate| {
+        let whose = host.unwrap_or_else(|| "the edge".to_owned());
+        match held {
+            Ok(until) if until - now < SOON => bad(
+                format!("the certificate of {whose} ends at {until}"),
+                format!("openssl x509 -noout -dates -in {}    # is it renewed?", file.display()),
+            ),
+            Ok(until) => Finding::Good(format!("the certificate of {whose} holds until {until}")),
+            Err(why) => bad(
+                format!("the certificate of {whose} is refused: {why}"),
+                format!("openssl x509 -noout -dates -ext subjectAltName -in {}", file.display()),
+            ),
+        }
+    };
+    found.into_iter().map(finding).collect()
 }
 
 async fn server(name: &str, setting: &str, url: Option<&str>, default_port: u16) -> Finding {

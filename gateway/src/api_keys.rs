@@ -106,6 +106,11 @@ impl ApiKeys {
         }
     }
 
+    /// Whether it was told that a key is revoked.
+    pub(crate) fn is_revoked(&self, id: ApiKeyId) -> bool {
+        self.revoked.contains_key(&id)
+    }
+
     /// Whether an address has shown keys that are none a moment ago.
     pub(crate) fn is_guesser(&self, address: IpAddr) -> bool {
         self.guessers.contains_key(&address)

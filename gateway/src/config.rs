@@ -27,6 +27,16 @@ pub struct Config {
     /// The private key of the certificate, PEM
     #[arg(long, env = "TENON_EDGE_TLS_KEY", value_name = "FILE", requires = "edge_tls_cert")]
     pub edge_tls_key: Option<PathBuf>,
+    /// A folder with the certificates of hosts: HOST.crt and HOST.key, HOST/tls.crt and tls.key, or HOST/fullchain.pem and
+    /// privkey.pem; _wildcard.HOST is *.HOST; read again when it changes
+    #[arg(long, env = "TENON_EDGE_TLS_CERTS", value_name = "DIR", requires = "edge_tls_cert")]
+    pub edge_tls_certs: Option<PathBuf>,
+    /// A second port, of plain HTTP, that sends everyone to https and answers ACME challenges
+    #[arg(long, env = "TENON_EDGE_HTTP_PORT", value_name = "PORT", requires = "edge_tls_cert")]
+    pub edge_http_port: Option<u16>,
+    /// A folder with the tokens of ACME's HTTP-01 challenge, served at /.well-known/acme-challenge/
+    #[arg(long, env = "TENON_EDGE_ACME_CHALLENGES", value_name = "DIR")]
+    pub edge_acme_challenges: Option<PathBuf>,
     /// Clients reach the edge by https only, through a proxy that ends TLS: send Strict-Transport-Security
     #[arg(long, env = "TENON_PUBLIC_HTTPS")]
     pub public_https: bool,
@@ -64,6 +74,10 @@ pub struct Config {
     /// Streams that one tenant, or one address without a token, may hold open at once
     #[arg(long, env = "TENON_EDGE_STREAMS", default_value_t = 1_000)]
     pub edge_streams: usize,
+    /// Milliseconds that the answer of a metered call to a service of your own waits for billing to have it, at most; with 0
+    /// an edge that is killed loses what it has not sent yet
+    #[arg(long, env = "TENON_EDGE_USAGE_HOLD_MS", default_value_t = 250)]
+    pub edge_usage_hold_ms: u64,
     #[command(flatten)]
     pub rates: Rates,
 }

@@ -75,6 +75,20 @@ pub fn frames(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    /// What a fuzzer begins with, and what one has found.
+    #[test]
+    fn the_seeds_break_nothing() {
+        type Target = fn(&[u8]);
+        let targets = ["path", "query", "json", "frames"];
+        for (name, target) in targets.into_iter().zip([super::path as Target, super::query, super::json, super::frames])
+        {
+            let folder = format!("{}/../fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+            let seeds = std::fs::read_dir(&folder).unwrap();
+            let run = seeds.map(|seed| target(&std::fs::read(seed.unwrap().path()).unwrap()));
+            assert!(run.count() > 0, "{folder} has seeds");
+        }
+    }
+
     proptest! {
         #[test]
         fn random_bytes_break_nothing(data in proptest::collection::vec(any::<u8>(), 0..80)) {

@@ -3,8 +3,8 @@
 //! In reading order: what it is told (`config`), how a path finds a method (`template`, `routes`), how JSON becomes a
 //! message and back (`transcode`), how a refusal looks (`errors`), which services there are and how they are called
 //! (`upstreams`), what is kept and counted for them (`answers`, `usage`), how often one may call (`limit`), how programs prove themselves
-//! (`api_keys`), what every request goes through (`stack`), the threads that it runs in (`workers`) and the certificate that
-//! it comes by (`tls`).
+//! (`api_keys`), what every request goes through (`stack`), the threads that it runs in (`workers`), the certificate that it
+//! comes by (`tls`), how a certificate is asked for (`acme`) and the port of those who come without one (`plain`).
 
 pub mod config;
 
@@ -32,7 +32,11 @@ mod stack;
 
 mod workers;
 
-mod tls;
+pub mod tls;
+
+mod acme;
+
+mod plain;
 
 #[doc(hidden)]
 pub mod fuzz;
@@ -40,7 +44,9 @@ pub mod fuzz;
 #[cfg(test)]
 mod testing;
 
-use std::{convert::Infallible, future::pending, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::pending, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::Request;
@@ -65,7 +71,7 @@ pub use upstreams::{
 
 use crate::{
     stack::Edge,
-    tls::Certificate,
+    tls::Certificates,
     upstreams::{Ground, Loader, Own, Stamps, Target, watch},
     usage::{Meter, Used},
 };
@@ -100,6 +106,8 @@ pub enum Error {
 pub struct Gateway {
     edge: Arc<Edge>,
     listener: TcpListener,
+    /// The port of plain HTTP, and the folder of ACME challenges.
+    plain: Option<(TcpListener, Option<PathBuf>)>,
     threads: usize,
     limits: accept::Limits,
     drain_wait: Duration,
@@ -128,12 +136,17 @@ impl Gateway {
         let loader = Loader { ground, own, path: config.upstreams.clone() };
         let mut files = Stamps::new();
         let loaded = Arc::new(ArcSwap::from_pointee(loader.load(None, &mut files).await?));
-        let pair = config.edge_tls_cert.clone().zip(config.edge_tls_key.clone());
-        let tls = pair.map(|(cert, key)| Certificate::read(cert, key)).transpose().map_err(Error::Tls)?;
+        let tls = Certificates::read(&config, mesh.clock.clone()).map_err(Error::Tls)?;
         let listener = accept::bind((mesh.config.bind, config.edge_port).into()).await?;
+        let plain = match config.edge_http_port {
+            Some(port) => {
+                Some((accept::bind((mesh.config.bind, port).into()).await?, config.edge_acme_challenges.clone()))
+            }
+            None => None,
+        };
         let limits = accept::Limits { first_request: accept::HEADER_TIMEOUT, ..accept::Limits::from(&mesh.config) };
         let drain_wait = Duration::from_secs(config.edge_drain_wait_s);
-        let (meter, used) = Meter::new(mesh.clock.clone());
+        let (meter, used) = Meter::new(mesh.clock.clone(), Duration::from_millis(config.edge_usage_hold_ms));
         let edge = Arc::new(Edge::new(config, mesh.clone(), loaded.clone(), meter));
         if loader.path.is_some() {
             let (stop, watched) = (mesh.stop.clone(), watch(loader, loaded, files));
@@ -145,7 +158,7 @@ impl Gateway {
             mesh.tasks.spawn(async move { stop.run_until_cancelled(certificate.watch()).await });
             acceptor
         });
-        Ok(Self { edge, listener, threads, limits, drain_wait, used: Some(used), tls })
+        Ok(Self { edge, listener, plain, threads, limits, drain_wait, used: Some(used), tls })
     }
 
     /// Where the edge listens.
@@ -156,6 +169,12 @@ impl Gateway {
         self.listener.local_addr()
     }
 
+    /// Where it listens for those who come by plain HTTP, if it does.
+    #[must_use]
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        self.plain.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
     /// What is counted for services that don't count themselves; nothing the second time. It ends when the edge has drained.
     pub fn usage(&mut self) -> Option<Receiver<Used>> {
         self.used.take()
@@ -163,7 +182,7 @@ impl Gateway {
 
     /// Serves until stopped, then lets the requests in flight end: first it says so, then it closes the port.
     pub async fn serve(self, stop: CancellationToken) {
-        let Self { edge, listener, threads, limits, drain_wait, used: _untaken, tls } = self;
+        let Self { edge, listener, plain, threads, limits, drain_wait, used: _untaken, tls } = self;
         tracing::info!(address = ?listener.local_addr().ok(), threads, "edge serves");
         edge.drains_with(stop.clone());
         let (closing, leaving) = (CancellationToken::new(), CancellationToken::new());
@@ -183,7 +202,12 @@ impl Gateway {
             drop(port.listener.lock().await.take());
             leaving.cancel();
         };
-        tokio::join!(working, noticed);
+        let aside = async {
+            if let Some((listener, challenges)) = plain {
+                plain::serve(listener, challenges, limits, stop.clone()).await;
+            }
+        };
+        tokio::join!(working, noticed, aside);
         tracing::info!("edge drained");
     }
 }

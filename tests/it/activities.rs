@@ -1,5 +1,7 @@
 //! Workers: tasks claimed by stream and by call, answered once, taken over when a worker dies, and seen by their tenant only.
 
+use std::cell::Cell;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tenon_proto::workflow::v1::{
@@ -280,9 +282,13 @@ async fn calls_do_what_streams_do_and_nobody_sees_anothers_tasks() {
     }
 
     // A token that ends ends its stream; one that may not work gets none.
-    let iat = forge.claims["iat"].as_i64().expect("a number");
-    let short = forge.sign(&json!({ "iat": iat - 890, "exp": iat + 3 }));
-    let mut worker = Worker::connect(&mesh, &short, &["resize"]).await.expect("it is let in");
+    let life_s = Cell::new(2);
+    let mut worker = eventually("a token that has not ended yet is let in", || async {
+        let (now, life_s) = (forge.now(), life_s.replace(life_s.get() * 2));
+        let short = forge.sign(&json!({ "iat": now - 600, "exp": now + life_s }));
+        Worker::connect(&mesh, &short, &["resize"]).await.ok()
+    })
+    .await;
     let ended = worker.told.message().await.expect_err("the stream ends");
     assert_eq!((ended.code(), ended.message().contains("expired")), (Code::Unauthenticated, true), "{ended:?}");
     let viewer = forge.sign(&json!({ "roles": ["viewer"] }));
@@ -295,44 +301,48 @@ async fn calls_do_what_streams_do_and_nobody_sees_anothers_tasks() {
 async fn a_worker_that_stops_to_beat_loses_its_task() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let Tenant { token, .. } = mesh.onboard("beats").await;
-    let retry = json!([{ "ErrorEquals": ["States.HeartbeatTimeout"], "IntervalSeconds": 1, "MaxAttempts": 1 }]);
+    let retry = json!([{ "ErrorEquals": ["States.HeartbeatTimeout"], "IntervalSeconds": 1, "MaxAttempts": 20 }]);
     let task = json!({ "Type": "Task", "Resource": "activity:slow", "HeartbeatSeconds": 2, "TimeoutSeconds": 60,
                        "Retry": retry, "End": true });
     let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Work", "States": { "Work": task } });
     let (status, answer) =
         mesh.post("/v1/workflows", &token, &json!({ "workflowId": "slow", "definition": definition })).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
-    let run = start(&mesh, &token, "slow", 1).await;
     let (mut first, mut second) = (
         Worker::connect(&mesh, &token, &["slow"]).await.expect("it is let in"),
         Worker::connect(&mesh, &token, &["slow"]).await.expect("it is let in"),
     );
     first.say(Say::Credits(1)).await;
+    let run = start(&mesh, &token, "slow", 1).await;
     let stale = first.task().await;
     assert_eq!((stale.run.as_str(), stale.lease_seconds), (run.as_str(), 2), "{stale:?}");
     // It is alive once, and works on without a sign.
     first.say(Say::Heartbeat(HeartbeatActivityRequest { task_token: stale.task_token.clone() })).await;
-    second.say(Say::Credits(1)).await;
-    // The lease may be over a moment before the state's own time: then it is the same attempt of the state that comes again.
-    let mut task = second.task().await;
-    if task.idempotency_key == stale.idempotency_key {
+    loop {
         second.say(Say::Credits(1)).await;
-        task = second.task().await;
+        let task = second.task().await;
+        // The lease may be over a moment before the state's own time: then it is the same attempt of the state that comes again.
+        if task.idempotency_key == stale.idempotency_key {
+            continue;
+        }
+        first.complete(&stale, "late").await;
+        assert_eq!(first.outcome().await.reason, "ATTEMPT_OVER");
+        let mut late = Request::new(CompleteActivityRequest { task_token: stale.task_token.clone(), output: None });
+        late.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let refused = ActivityServiceClient::new(mesh.grpc("workflow")).complete_activity(late).await;
+        let refused = refused.expect_err("it is late");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        second.complete(&task, "done").await;
+        match second.outcome().await.reason.as_str() {
+            "" => break,
+            // On a machine on which all of that takes two seconds it is late as well.
+            reason => assert_eq!(reason, "ATTEMPT_OVER"),
+        }
     }
-    assert_ne!(task.idempotency_key, stale.idempotency_key, "an attempt of the state's own");
-    first.complete(&stale, "late").await;
-    assert_eq!(first.outcome().await.reason, "ATTEMPT_OVER");
-    let mut late = Request::new(CompleteActivityRequest { task_token: stale.task_token.clone(), output: None });
-    late.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    let refused =
-        ActivityServiceClient::new(mesh.grpc("workflow")).complete_activity(late).await.expect_err("it is late");
-    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
-    second.complete(&task, "done").await;
-    assert_eq!(second.outcome().await.reason, "");
     let ended = ended(&mesh, &token, &run).await;
     assert_eq!((&ended["state"], &ended["output"]), (&json!("SUCCEEDED"), &json!("done")), "{ended}");
     let (_, history) = mesh.get(&format!("/v1/{run}/history"), &token).await;
     let timed_out: Vec<&Value> =
         history["events"].as_array().unwrap().iter().filter(|event| event["type"] == "ActivityTimedOut").collect();
-    assert_eq!(timed_out.len(), 1, "{history}");
+    assert!(!timed_out.is_empty(), "{history}");
 }

@@ -9,10 +9,12 @@ mod signups;
 mod verifier;
 mod writes;
 
+use reqwest::StatusCode;
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, postgres::PgRow};
 use tokio::sync::Mutex;
 
-use crate::harness::{Backends, Database, Mesh, eventually};
+use crate::harness::{Backends, Database, Mesh, eventually, reason};
 use load::Load;
 
 /// Engines take over from one that died after this long, so that tests need not wait for the usual three seconds.
@@ -77,6 +79,12 @@ impl Eyes {
         let what = format!("at least {least} of: {sql}");
         eventually(&what, || async { (self.count(sql).await >= least).then_some(()) }).await;
     }
+}
+
+/// Whether an answer says to ask again: that of a process which is just being killed or started, or that the same request,
+/// sent before, is being served still.
+fn comes_again(status: StatusCode, answer: &Value) -> bool {
+    status.is_server_error() || reason(answer) == "IDEMPOTENCY_IN_FLIGHT"
 }
 
 /// Kills one victim after the other, each somewhere in its share of the work, and starts it again.

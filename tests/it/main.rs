@@ -24,6 +24,7 @@ mod identity;
 mod limits;
 mod migrate;
 mod own_service;
+mod peers;
 mod protocols;
 mod purges;
 mod quotas;

@@ -40,9 +40,18 @@ async fn watched(mesh: &Mesh, token: &str, run: &str, headers: &[(&str, &str)]) 
 async fn a_run_is_watched_as_events_and_as_lines() {
     let mesh = Mesh::start(Backends::Embedded).await;
     let Tenant { token, .. } = mesh.onboard("events").await;
-    publish(&mesh, &token, "waits", json!({ "Type": "Wait", "Seconds": 1, "End": true })).await;
+    publish(&mesh, &token, "waits", json!({ "Type": "Task", "Resource": "signal:go", "End": true })).await;
     let run = start(&mesh, &token, "waits").await;
-    let events = watched(&mesh, &token, &run, &[("accept", "text/event-stream")]).await;
+    let request = mesh.request(Method::GET, &format!("/v1/{run}:watch")).bearer_auth(&token);
+    let mut answer = request.header("accept", "text/event-stream").send().await.expect("the edge answers");
+    // It is seen as it is, and goes on when it is watched.
+    let mut events = answer.chunk().await.expect("the stream stands").expect("it is shown as it is").to_vec();
+    let (status, refused) = mesh.post(&format!("/v1/{run}:signal"), &token, &json!({ "signal": "go" })).await;
+    assert_eq!(status, StatusCode::OK, "{refused}");
+    while let Some(more) = answer.chunk().await.expect("the stream comes to its end") {
+        events.extend(more);
+    }
+    let events = String::from_utf8(events).expect("it is text");
     let ids: Vec<i64> =
         events.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().expect("a number")).collect();
     let last = events.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().expect("there is an end");

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 /// Code lines of the chassis, without comments, blank lines and tests: a thing enters it when three crates need it.
-const CHASSIS_LINES: usize = 3_200;
+const CHASSIS_LINES: usize = 3_230;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_path_buf()
@@ -162,13 +162,14 @@ fn lints_are_expected_with_a_reason_and_tests_are_never_put_off() {
 
 #[test]
 fn tests_wait_for_things_and_never_for_time() {
-    // The harness polls in one place; everything else waits through it.
-    let code = files(&["tests/it"], ".rs");
-    let sleeping = code.iter().filter(|(file, _)| !file.contains("harness"));
+    // A harness polls in one place; everything else waits through it. Services that tests call may take their time.
+    let code = files(&["tests/it", "gateway/tests/it"], ".rs");
+    let may = ["harness/", "it/patience.rs", "it/house.rs", "it/shop.rs", "it/talker.rs", "it/keyring.rs"];
+    let sleeping = code.iter().filter(|(file, _)| !may.iter().any(|part| file.contains(part)));
     let mark = concat!("sle", "ep(");
     let sleeping = sleeping.filter(|(_, text)| text.contains(mark));
     let sleeping: Vec<String> = sleeping.map(|(file, _)| file.clone()).collect();
-    none(&sleeping, "wait with harness::eventually for what is to happen");
+    none(&sleeping, "wait with harness::eventually (at the edge: patience::until) for what is to happen");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What a newcomer does, in the order of README.md: in one process, in five, and on Redis and JetStream.
 
-use std::time::{Duration, Instant};
-
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenon_proto::workflow::v1::{GetRunRequest, run_service_client::RunServiceClient};
@@ -11,7 +9,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::harness::{Backends, Dev, Edge, Mesh, Ports, Tenant, answer, eventually, sign_up, text};
+use crate::harness::{Backends, Dev, Edge, Mesh, Ports, Second, Tenant, answer, eventually, sign_up, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_one_process() {
@@ -50,10 +48,8 @@ async fn sign_up_and_in(edge: &Edge) -> Tenant {
         let request = edge.request(Method::POST, "/v1/tenants:onboard").header("idempotency-key", "first");
         request.json(&sign_up("acme", email, password))
     };
-    let started = Instant::now();
     let (status, first) = answer(sign_up()).await;
     assert_eq!(status, StatusCode::OK, "{first}");
-    assert!(started.elapsed() < Duration::from_secs(5), "a sign-up took {:?}", started.elapsed());
     assert_eq!(first["tenant"]["status"], "ACTIVE");
     assert_eq!(answer(sign_up()).await, (StatusCode::OK, first.clone()), "the same key gives the same answer");
     let (status, taken) = edge.post("/v1/tenants:onboard", "", &crate::harness::sign_up("acme", email, password)).await;
@@ -207,13 +203,16 @@ async fn suspend_and_activate(edge: &Edge, acme: &Tenant) {
 }
 
 async fn refused_within_a_second(edge: &Edge, acme: &Tenant, expected: StatusCode) {
-    let since = Instant::now();
+    let second = Second::begins();
     for path in READS {
         eventually("a suspended tenant is refused", || async {
+            let asked = second.ask();
             let (status, answer) = edge.get(path, &acme.token).await;
-            let late = since.elapsed() > Duration::from_secs(1);
-            assert!(status == expected || !late, "{path} still answers {status} {answer} after a second");
-            (status == expected).then_some(())
+            if status == expected {
+                return Some(());
+            }
+            asked.may_be_old(&format!("{path}: {status} {answer}"));
+            None
         })
         .await;
     }

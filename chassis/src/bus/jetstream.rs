@@ -70,15 +70,14 @@ pub(super) async fn relay_batch(db: &Db, stream: &JetStream, name: &str) -> Resu
         tx.commit().await?;
         return Ok(true);
     };
-    let horizon = store::get_horizon(&mut tx).await?;
-    let rows = store::list_events(&mut tx, position, (&[], db.service), BATCH).await?;
+    let page = store::list_events(&mut tx, position, (&[], db.service), BATCH).await?;
     tx.commit().await?;
-    let (next, full) = advance(position, &rows, horizon);
+    let (next, full) = advance(position, &page, BATCH);
     let Some(next) = next else { return Ok(false) };
     fail::at("relay.publish.before").await?;
     // Sent in order, acknowledged together.
-    let mut acks = Vec::with_capacity(rows.len());
-    for (_, event) in &rows {
+    let mut acks = Vec::with_capacity(page.events.len());
+    for event in &page.events {
         let payload = serde_json::to_vec(&event.data).expect("a JSON value is JSON");
         let sent = stream.context.publish_with_headers(subject(&event.kind), headers(event), payload.into()).await;
         acks.push(sent.map_err(broker)?.into_future());

@@ -5,7 +5,7 @@ use sqlx::{Executor, PgPool, Postgres};
 use uuid::Uuid;
 
 use super::Error;
-use crate::bus::Event;
+use crate::{SystemTx, bus::Event};
 
 pub(crate) async fn ping(pool: &PgPool) -> Result<(), Error> {
     sqlx::query_scalar!("select 1").fetch_one(pool).await?;
@@ -103,12 +103,6 @@ pub(crate) async fn get_cursor<'c>(
     Ok(row.fetch_optional(db).await?.map(|row| (row.xid, row.seq)))
 }
 
-/// The transaction before which none is open any more.
-pub(crate) async fn get_horizon<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<i64, Error> {
-    let horizon = sqlx::query_scalar!(r#"select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "xmin!""#);
-    Ok(horizon.fetch_one(db).await?)
-}
-
 /// Moves the position on, unless another replica has.
 pub(crate) async fn update_cursor<'c>(
     db: impl Executor<'c, Database = Postgres>,
@@ -128,6 +122,18 @@ pub(crate) async fn update_cursor<'c>(
     Ok(())
 }
 
+/// A look at the outbox.
+pub(crate) struct Page {
+    /// What was asked for, in commit order.
+    pub(crate) events: Vec<Event>,
+    /// The last row that was looked at, asked for or not.
+    pub(crate) last: Option<Position>,
+    /// Rows that were looked at.
+    pub(crate) looked: i64,
+    /// The transaction before which none is open any more.
+    pub(crate) horizon: i64,
+}
+
 struct Row {
     tenant_id: Uuid,
     xid: i64,
@@ -139,36 +145,52 @@ struct Row {
     data: serde_json::Value,
     traceparent: Option<String>,
     time: DateTime<Utc>,
+    is_wanted: bool,
+    looked: i64,
 }
 
-/// The events after a position, in commit order: only those older than every transaction that is still open, so that
-/// none can appear behind the position later. An empty `types` is all; an empty `source` is all.
-pub(crate) async fn list_events<'c>(
-    db: impl Executor<'c, Database = Postgres>,
+/// The events among the next `limit` rows after a position: only those older than every transaction that is still open,
+/// so that none can appear behind the position later. An empty `types` is all; an empty `source` is all.
+pub(crate) async fn list_events(
+    tx: &mut SystemTx,
     after: Position,
     (types, source): (&[String], &str),
     limit: i64,
-) -> Result<Vec<(Position, Event)>, Error> {
+) -> Result<Page, Error> {
+    // A planner that does not know how many rows there are would sort all that are left, for each page of them.
+    let horizon = sqlx::query_scalar!(
+        r#"select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "xmin!"
+           from set_config('enable_sort', 'off', true)"#
+    );
+    let horizon = horizon.fetch_one(&mut *tx).await?;
     let rows = sqlx::query_as!(
         Row,
-        "select tenant_id, xid, seq, id, type as kind, source, subject, data, traceparent, time from mesh.outbox
-         where (xid, seq) > ($1, $2) and xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-           and (cardinality($3::text[]) = 0 or type = any($3)) and ($4 = '' or source = $4)
-         order by xid, seq limit $5",
+        r#"select tenant_id, xid, seq, id, type as kind, source, subject, data, traceparent, time,
+                  is_wanted as "is_wanted!", looked as "looked!"
+           from (select page.*, row_number() over () as at, count(*) over () as looked,
+                        (cardinality($3::text[]) = 0 or type = any($3)) and ($4 = '' or source = $4) as is_wanted
+                 from (select * from mesh.outbox where (xid, seq) > ($1, $2) and xid < $6
+                       order by xid, seq limit $5) as page) as seen
+           where is_wanted or at = looked"#,
         after.0,
         after.1,
         types,
         source,
-        limit
-    )
-    .fetch_all(db)
-    .await?;
+        limit,
+        horizon
+    );
+    let mut rows = rows.fetch_all(&mut *tx).await?;
+    if !rows.is_empty() {
+        sqlx::query!("set local enable_sort to default").execute(&mut *tx).await?;
+    }
+    rows.sort_unstable_by_key(|row| (row.xid, row.seq));
+    let (last, looked) = rows.last().map(|row| ((row.xid, row.seq), row.looked)).unzip();
     let event = |row: Row| {
-        let Row { tenant_id, xid, seq, id, kind, source, subject, data, traceparent, time } = row;
-        let (tenant, id) = (tenant_id.into(), id.into());
-        ((xid, seq), Event { id, tenant, kind, source, subject, data, traceparent, time })
+        let Row { tenant_id, id, kind, source, subject, data, traceparent, time, .. } = row;
+        Event { id: id.into(), tenant: tenant_id.into(), kind, source, subject, data, traceparent, time }
     };
-    Ok(rows.into_iter().map(event).collect())
+    let events = rows.into_iter().filter(|row| row.is_wanted).map(event).collect();
+    Ok(Page { events, last, looked: looked.unwrap_or_default(), horizon })
 }
 
 /// Marks events as seen by a consumer; returns those that it sees for the first time.

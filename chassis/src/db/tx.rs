@@ -14,7 +14,7 @@ use tracing::{Instrument, Span};
 
 use super::{Db, Error, store};
 use crate::{
-    Caller, TenantId,
+    Caller, Fault, TenantId,
     bus::{self, Event},
     fail, telemetry,
 };
@@ -35,6 +35,8 @@ impl Open {
             let statement = sqlx::raw_sql(AssertSqlSafe(sql.as_ref()));
             match open.conn().execute(statement).instrument(span("begin")).await {
                 Err(error) if left > 0 && is_gone(&error) => left -= 1,
+                // The lock of an idempotency key is all that is waited for here.
+                Err(error) if super::code(&error) == Some("55P03".into()) => return Err(Fault::in_flight().into()),
                 Err(error) => return Err(error.into()),
                 Ok(_) => return Ok(open),
             }
@@ -96,9 +98,11 @@ impl TenantTx {
         let tenant = caller.tenant_id()?;
         let mut sql = format!("begin; select set_config('app.tenant_id', '{}', true)", tenant.uuid());
         if let Some(asked) = &caller.idempotency {
-            // A request that is sent twice at once: the second waits here and then finds the first one's answer.
+            // A request that is sent again while it is served waits for a moment, in which the first commits as a rule and
+            // leaves its answer: whoever lost the connection to it, as the edge may have, asks at once.
             let lock = lock_of(db.service, tenant, &asked.key);
-            sql.push_str(&format!("; select pg_advisory_xact_lock({lock})"));
+            sql.push_str("; set local lock_timeout = '250ms'");
+            sql.push_str(&format!("; select pg_advisory_xact_lock({lock}); set local lock_timeout to default"));
         }
         let open = Open::begin(pool, sql).await?;
         let (service, clock, pulse) = (db.service, db.clock.clone(), db.pulse.clone());
@@ -218,8 +222,7 @@ impl SystemTx {
 
 /// Whether the connection has ended, and not only the statement failed.
 fn is_gone(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    matches!(error, sqlx::Error::Io(_)) || matches!(code.as_deref(), Some("57P01" | "57P02" | "25P03"))
+    matches!(error, sqlx::Error::Io(_)) || matches!(super::code(error).as_deref(), Some("57P01" | "57P02" | "25P03"))
 }
 
 /// A span by the OpenTelemetry conventions for database clients, when somebody will see it.

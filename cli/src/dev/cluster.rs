@@ -184,7 +184,8 @@ fn settings(port: u16, is_ephemeral: bool) -> Vec<String> {
         format!("port={port}"),
         "listen_addresses=127.0.0.1".into(),
         "unix_socket_directories=".into(),
-        "max_connections=100".into(),
+        // What is thrown away may serve a test run on a machine of many cores: each mesh of it has some forty.
+        format!("max_connections={}", if is_ephemeral { 1_000 } else { 100 }),
         "shared_buffers=32MB".into(),
         "huge_pages=off".into(),
         "wal_level=minimal".into(),

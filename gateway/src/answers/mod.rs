@@ -22,8 +22,6 @@ use crate::{errors::Refusal, stack::REPLAYED, upstreams::Answer};
 
 /// How long an answer is kept.
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
-/// When to ask again for an answer that is being made.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 type Hash = [u8; 32];
 
@@ -141,10 +139,7 @@ impl Drop for Claim<'_> {
 fn known(told: Known) -> Option<Result<Answer, Refusal>> {
     match told {
         Known::Nothing => None,
-        Known::InFlight => {
-            let why = "the request of this Idempotency-Key is being served; ask again after the time in Retry-After";
-            Some(Err(Fault::new(Code::Aborted, "IDEMPOTENCY_IN_FLIGHT", why).retry_after(ASK_AGAIN).into()))
-        }
+        Known::InFlight => Some(Err(Fault::in_flight().into())),
         Known::Other => {
             let why = "the Idempotency-Key was used with another request; send a new key";
             Some(Err(Refusal::new(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", why)))

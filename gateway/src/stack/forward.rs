@@ -23,7 +23,7 @@ use tonic::{Code, body::Body};
 
 use super::{
     Edge, GRPC, JSON, PART, REPLAYED, REQUEST_ID, accept, connect,
-    frames::{Frames, MAX_MESSAGE, PREFIX, Text, Watch, malformed},
+    frames::{Frames, MAX_MESSAGE, PREFIX, Text, Watch, are_zipped, malformed},
     intake::{Intake, Reader},
     keyed::Sending,
     line::Line,
@@ -117,17 +117,20 @@ impl Edge {
                 return Err(connect::other_kind("application/json or application/proto"));
             }
             _ if streams == (false, false) => self.pass(ask, seen, headers, body, call).await,
-            _ => Box::pin(self.stream(ask, seen, headers, admitted.slot, body, call, deadline)).await,
+            _ => Box::pin(self.stream(ask, seen, headers, admitted, body, call, deadline)).await,
         }?;
         if let Some(use_of) = use_of {
-            match &mut answered {
-                Answered::Whole(response) if is_counted(response.headers()) => use_of.count(),
-                Answered::Passed(passed) if passed.told.is_none() && is_counted(&passed.head) => use_of.count(),
-                Answered::Stream(response, relay) if is_counted(response.headers()) => match relay.is_over() {
-                    true => use_of.count(),
-                    false => relay.use_of = Some(use_of),
-                },
-                _ => {}
+            let is_due = match &mut answered {
+                Answered::Whole(response) => is_counted(response.headers()),
+                Answered::Passed(passed) => passed.told.is_none() && is_counted(&passed.head),
+                Answered::Stream(response, relay) if is_counted(response.headers()) && !relay.is_over() => {
+                    relay.use_of = Some(use_of);
+                    return Ok(answered);
+                }
+                Answered::Stream(response, _) => is_counted(response.headers()),
+            };
+            if is_due {
+                Box::pin(use_of.count(deadline)).await;
             }
         }
         Ok(answered)
@@ -177,7 +180,7 @@ impl Edge {
         ask: &Ask<'_>,
         seen: &Seen,
         headers: &HeaderMap,
-        slot: Option<Slot>,
+        admitted: Admitted,
         body: Incoming,
         call: Sending<'_>,
         deadline: Option<Instant>,
@@ -186,6 +189,7 @@ impl Edge {
         let form = if server && ask.protocol == Protocol::Json { accept::form(headers)? } else { Form::Lines };
         let idle = self.config.edge_stream_idle_s;
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
+        self.standing.enter(&admitted.caller, &line);
         let (target, path) = (ask.served.target.clone(), ask.served.path.clone());
         let Sending { out, deadline: by, .. } = call;
         let mut opening: Opening = if client {
@@ -201,7 +205,7 @@ impl Edge {
         let relay = Relay {
             draining: Some(self.draining()),
             beat,
-            slot,
+            slot: admitted.slot,
             ..Relay::new(ask.loaded.clone(), shape(ask, form, zip_from), line.clone(), deadline)
         };
         let response = tokio::select! {
@@ -249,6 +253,9 @@ impl Edge {
         if let Protocol::ConnectStream { json } = ask.protocol {
             return connect::enveloped(json.then_some(&*ask.served.codec), connect::is_zipped(headers)?, &body);
         }
+        if are_zipped(headers) {
+            return connect::enveloped(None, true, &body);
+        }
         let mut watch = Watch::default();
         watch.pass(&body)?;
         if !watch.is_between() {
@@ -280,8 +287,11 @@ impl Edge {
             out.insert(TRACEPARENT, parent.clone());
         }
         if matches!(ask.protocol, Protocol::Grpc | Protocol::Web { .. }) {
-            // Messages pass as they are, so what they may be compressed with is between the two ends.
-            metadata::copy(&[GRPC_ENCODING, GRPC_ACCEPT_ENCODING], headers, &mut out);
+            // What is not unpacked here passes as it is: how it is compressed is between the two ends, as with answers.
+            metadata::copy(&[GRPC_ACCEPT_ENCODING], headers, &mut out);
+            if !are_zipped(headers) {
+                metadata::copy(&[GRPC_ENCODING], headers, &mut out);
+            }
         }
         self.identity(ask, headers, admitted, &mut out);
         if let Some(key) = request::idempotency_key(headers)? {
@@ -347,6 +357,7 @@ fn reader(ask: &Ask<'_>, seen: &Seen, headers: &HeaderMap) -> Result<Reader, Ref
             is_zipped: connect::is_zipped(headers)?,
         },
         (Protocol::Web { text: true }, _) => Reader::Text(Text::default(), Watch::default()),
+        _ if are_zipped(headers) => Reader::unpacked(),
         _ => Reader::Frames(Watch::default()),
     })
 }

@@ -2,9 +2,10 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use tonic::Code;
 
+use super::forward::GRPC_ENCODING;
 use crate::errors::Refusal;
 
 /// Flags and length in front of a message.
@@ -136,6 +137,12 @@ impl Watch {
     pub(super) fn is_between(&self) -> bool {
         self.left == 0 && self.have == 0
     }
+}
+
+/// Whether the messages of gRPC frames are compressed in the way that everyone knows. Many services take none at all, so they
+/// are unpacked here; what a client packs in another way is between it and the service.
+pub(super) fn are_zipped(headers: &HeaderMap) -> bool {
+    headers.get(GRPC_ENCODING).is_some_and(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"gzip"))
 }
 
 /// What a request is told whose messages cannot be told apart.

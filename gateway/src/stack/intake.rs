@@ -90,6 +90,11 @@ impl Body for Intake {
 }
 
 impl Reader {
+    /// gRPC frames that are compressed, for services that do not unpack.
+    pub(super) fn unpacked() -> Self {
+        Self::Envelopes { frames: Frames::default(), codec: None, is_zipped: true }
+    }
+
     fn read(&mut self, data: &Bytes) -> Result<Bytes, Refusal> {
         match self {
             Self::Frames(watch) => {

@@ -65,7 +65,7 @@ impl Sending<'_> {
             };
             let outcome = target.call(&path, out, frame, deadline, true).await;
             if let (Ok(_), Some(use_of)) = (&outcome, use_of) {
-                use_of.count();
+                use_of.count(Some(deadline)).await;
             }
             claim.end(&outcome).await;
             outcome

@@ -1,4 +1,4 @@
-//! What the two halves of a stream share: when something last passed, and why the client's half was not understood.
+//! What the two halves of a stream share: when something last passed, and why it ends before its time.
 
 use std::{
     sync::{
@@ -59,19 +59,19 @@ impl Line {
         Some(self.touched_at() + self.idle?)
     }
 
-    /// The client's half could not be read; the first reason counts.
+    /// The client's half could not be read, or its right to the stream is lost; the first reason counts.
     pub(super) fn fail(&self, refusal: Refusal) {
         let _first = self.fault.set(refusal);
         // One waits at most, and one that comes later finds the permit.
         self.failed.notify_one();
     }
 
-    /// Why the client's half could not be read: it outranks whatever the service made of that.
+    /// Why the stream was ended from the client's side: it outranks whatever the service made of that.
     pub(super) fn fault(&self) -> Option<Refusal> {
         self.fault.get().cloned()
     }
 
-    /// Waits for what ends a stream before its time: the client's half cannot be read, or it was silent for too long.
+    /// Waits for what ends a stream before its time: `fail`, or that it was silent for too long.
     pub(super) async fn ended(&self) -> Refusal {
         tokio::select! {
             () = self.failed.notified() => {}

@@ -22,6 +22,8 @@ mod limits;
 
 mod slots;
 
+mod standing;
+
 mod forward;
 
 mod keyed;
@@ -86,8 +88,10 @@ use self::{
     relay::{Form, Relay, Shape},
     seen::Seen,
     slots::Slots,
+    standing::Standing,
 };
 use crate::{
+    acme,
     answers::Answers,
     api_keys::ApiKeys,
     config::Config,
@@ -122,6 +126,7 @@ pub(crate) struct Edge {
     guard: Arc<Guard>,
     cors: Cors,
     slots: Slots,
+    standing: Arc<Standing>,
     draining: OnceLock<CancellationToken>,
     room: Room,
     meter: Meter,
@@ -146,11 +151,28 @@ impl Edge {
         let answers = Arc::new(Answers::new(mesh.clock.clone(), mesh.redis.clone()));
         let (api_keys, home) = (ApiKeys::new(&mesh), Handle::current());
         mesh.tasks.spawn(api_keys.clone().watch(mesh.stop.clone()));
+        let standing = Arc::<Standing>::default();
+        mesh.tasks.spawn(standing.clone().watch(mesh.directory.clone(), api_keys.clone(), mesh.stop.clone()));
         let limiter = Arc::new(Limiter::new(mesh.clock.clone(), mesh.redis.is_some()));
         if let Some(redis) = mesh.redis.clone() {
             mesh.tasks.spawn(limit::share(limiter.clone(), redis, mesh.stop.clone()));
         }
-        Self { config, mesh, loaded, guard, cors, slots, draining, room, meter, answers, api_keys, limiter, home }
+        Self {
+            config,
+            mesh,
+            loaded,
+            guard,
+            cors,
+            slots,
+            standing,
+            draining,
+            room,
+            meter,
+            answers,
+            api_keys,
+            limiter,
+            home,
+        }
     }
 
     /// Says by what the end of this edge begins: it is no longer healthy then, and silent streams end.
@@ -167,6 +189,7 @@ impl Edge {
         // One contract from the first look at the request to its last.
         let loaded = self.loaded.load_full();
         let (parts, body) = request.into_parts();
+        let mut body = Some(body);
         let address = parts.extensions.get::<SocketAddr>().map_or([0, 0, 0, 0].into(), SocketAddr::ip);
         let client = peer::client(address, &parts.headers, &self.config.trusted_proxies);
         let mut headers = parts.headers;
@@ -175,21 +198,29 @@ impl Edge {
         let mut seen = Seen::start(parts.method, parts.uri, self.request_id(&headers), client);
         let mut draws = Draws::default();
         // Streams give their place back once they have begun: they are bounded apart.
-        let place = self.room.enter();
+        let mut place = self.room.enter();
         let found = self.find(&loaded, &mut seen, &headers, parts.version);
         let found = if place.is_some() { found } else { Err(upstreams::overloaded().into()) };
         let answer = match found {
             Ok(Step::Answer(response)) => Ok(Answered::Whole(response)),
-            Ok(Step::Own(path)) => Box::pin(self.own(&loaded, path, &seen, &mut draws, &headers, body)).await,
+            Ok(Step::Own(path)) => Box::pin(self.own(&loaded, path, &seen, &mut draws, &headers, &mut body)).await,
             Ok(Step::Call(ask)) => {
                 let span = seen.span(&headers);
-                self.call(&ask, &mut seen, &mut draws, &mut headers, body).instrument(span).await
+                self.call(&ask, &mut seen, &mut draws, &mut headers, &mut body).instrument(span).await
             }
             Err(refusal) => match draws.ip(&self.limiter, &self.config.rates, Rate::Read, client) {
                 Ok(()) => Err(refusal),
                 Err(limited) => Err(limited.into()),
             },
         };
+        if answer.is_err()
+            && parts.version < Version::HTTP_2
+            && !headers.contains_key(header::EXPECT)
+            && let (Some(place), Some(body)) = (place.take(), body.take())
+        {
+            drop(place);
+            Box::pin(request::left(body)).await;
+        }
         let answer = match answer {
             // What is sent to a hook is answered in a word, to a machine that knows no encoding.
             Ok(Answered::Whole(whole)) if seen.verb != Verb::HEAD && !seen.uri.path().starts_with(HOOKS) => {
@@ -251,8 +282,12 @@ impl Edge {
         }
     }
 
-    /// A page of the edge's own; a route of the same path goes first.
+    /// A page of the edge's own, or the answer to a challenge; a route of the same path goes first.
     fn page(&self, loaded: &Loaded, seen: &Seen) -> Option<Page> {
+        let challenges = self.config.edge_acme_challenges.as_deref();
+        if let Some(challenge) = acme::answer(challenges, &seen.verb, seen.uri.path()) {
+            return Some(Page::new("text/plain", challenge));
+        }
         let document = || loaded.document().clone();
         openapi::find_page(&seen.verb, seen.uri.path(), document).filter(|_| self.config.edge_docs)
     }
@@ -311,7 +346,7 @@ impl Edge {
         seen: &mut Seen,
         draws: &mut Draws,
         headers: &mut HeaderMap,
-        body: Incoming,
+        body: &mut Option<Incoming>,
     ) -> Result<Answered, Refusal> {
         seen.upstream = Some(ask.served.target.clone());
         let asked = request::asked_timeout(headers)?;
@@ -325,11 +360,11 @@ impl Edge {
             let mut admitted = timeout_at(by, admitted).await.map_err(|_| upstreams::expired())??;
             admitted.slot = Some(self.slot(seen)?);
             let deadline = asked.map(|asked| seen.started() + asked);
-            return Box::pin(self.forward(ask, seen, headers, admitted, body, deadline)).await;
+            return Box::pin(self.forward(ask, seen, headers, admitted, taken(body), deadline)).await;
         }
         let forwarded = async {
             let admitted = self.admitted(ask, seen, draws, headers).await?;
-            self.forward(ask, seen, headers, admitted, body, Some(by)).await
+            self.forward(ask, seen, headers, admitted, taken(body), Some(by)).await
         };
         timeout_at(by, DEADLINE.scope(by, forwarded)).await.map_err(|_| upstreams::expired())?
     }
@@ -372,7 +407,7 @@ impl Edge {
         seen: &Seen,
         draws: &mut Draws,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Option<Incoming>,
     ) -> Result<Answered, Refusal> {
         draws.ip(&self.limiter, &self.config.rates, Rate::Read, seen.client)?;
         let deadline = request::asked_timeout(headers)?.map(|asked| seen.started() + asked);
@@ -380,10 +415,11 @@ impl Edge {
         let line = Arc::new(Line::new((idle > 0).then(|| Duration::from_secs(idle))));
         let reader = match seen.protocol {
             Protocol::Web { text: true } => intake::Reader::Text(frames::Text::default(), frames::Watch::default()),
+            _ if frames::are_zipped(headers) => intake::Reader::unpacked(),
             _ => intake::Reader::Frames(frames::Watch::default()),
         };
         let slot = self.slot(seen)?;
-        let body = Body::new(intake::Intake::new(body, reader, line.clone()));
+        let body = Body::new(intake::Intake::new(taken(body), reader, line.clone()));
         let mut request = Request::new(body);
         *request.version_mut() = Version::HTTP_2;
         request.headers_mut().insert(header::CONTENT_TYPE, GRPC);
@@ -423,6 +459,11 @@ impl Edge {
         }
         Ok(Admitted { caller, host, slot: None })
     }
+}
+
+/// The body, which nobody has taken before.
+fn taken(body: &mut Option<Incoming>) -> Incoming {
+    body.take().expect("a request is forwarded once")
 }
 
 fn empty(status: StatusCode) -> Response<Bytes> {

@@ -87,6 +87,8 @@ pub(super) struct Relay {
     pub(super) slot: Option<Slot>,
     /// What is counted if it ends well.
     pub(super) use_of: Option<UseOf>,
+    /// What the end waits for when it was counted.
+    pub(super) counted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// The request that it answers: logged when the stream has ended, also by the client's going away.
     pub(super) seen: Option<Seen>,
     pub(super) frames: Frames,
@@ -116,6 +118,7 @@ impl Relay {
             loaded,
             slot: None,
             use_of: None,
+            counted: None,
             seen: None,
             frames: Frames::default(),
             out: VecDeque::new(),
@@ -172,6 +175,9 @@ impl Relay {
 
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, Broken>> {
         loop {
+            if let Some(counted) = self.counted.take() {
+                counted.await;
+            }
             if let Some(frame) = self.out.pop_front() {
                 if let (Some(seen), Some(data)) = (&mut self.seen, frame.data_ref()) {
                     seen.gave(data.len());
@@ -360,7 +366,7 @@ impl Relay {
             seen.ended(told.as_ref());
         }
         if let (None, Some(use_of)) = (&told, self.use_of.take()) {
-            use_of.count();
+            self.counted = Some(Box::pin(use_of.count(self.deadline)));
         }
         let result = told.as_ref().map_or(Ok(()), Err);
         match &self.shape {

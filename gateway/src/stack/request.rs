@@ -34,6 +34,8 @@ const MAX_KEY: usize = 128;
 /// How much, and for how long, a client may send on that was refused.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
+const LEFT_BYTES: usize = 64 * 1024;
+const LEFT: Duration = Duration::from_millis(500);
 /// Characters of a path and query.
 const MAX_URI: usize = 8 * 1024;
 
@@ -81,15 +83,24 @@ async fn gathered(body: &mut Incoming, most: usize) -> Result<Option<Bytes>, hyp
 }
 
 /// Lets a client send on for a while what nobody keeps: one whose connection is closed under it never reads why.
-async fn linger(mut body: Incoming) {
-    let dropped = async {
-        let mut left = LINGER_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-            left = less;
-        }
-    };
-    let _cut = timeout(LINGER, dropped).await;
+async fn linger(body: Incoming) {
+    let _cut = timeout(LINGER, dropped(body, LINGER_BYTES)).await;
+}
+
+/// The same for one that was refused before its body was looked at, over HTTP/1.1, which has no other way to tell it to stop:
+/// as much as a message has as a rule.
+pub(super) async fn left(body: Incoming) {
+    if !body.is_end_stream() && body.size_hint().lower() <= LEFT_BYTES as u64 {
+        let _cut = timeout(LEFT, dropped(body, LEFT_BYTES)).await;
+    }
+}
+
+async fn dropped(mut body: Incoming, most: usize) {
+    let mut left = most;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = less;
+    }
 }
 
 /// How a body was made smaller.

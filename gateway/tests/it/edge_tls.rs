@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,30 +26,38 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::house::House;
+use crate::{
+    house::{House, counted},
+    patience::until,
+};
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     format!("{}/tests/certs/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn leaf(name: &str) -> CertificateDer<'static> {
+pub(crate) fn leaf(name: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(file(name)).unwrap()
 }
 
-/// A handshake that offers these protocols.
 async fn connect(edge: SocketAddr, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+    connect_to(edge, "edge.test", protocols).await
+}
+
+/// A handshake that asks for a name and offers these protocols.
+pub(crate) async fn connect_to(edge: SocketAddr, name: &str, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(leaf("edge-ca.pem")).unwrap();
+    roots.add(leaf("hosts-ca.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(edge).await?;
-    let name = ServerName::try_from("edge.test").unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+pub(crate) fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
@@ -115,13 +122,17 @@ impl Pair {
 }
 
 async fn until_shown(edge: SocketAddr, certificate: &CertificateDer<'_>) {
-    for _ in 0..200 {
-        if shown(&connect(edge, &["h2"]).await.unwrap()) == *certificate {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the new certificate is not shown");
+    let is_shown = async || shown(&connect(edge, &["h2"]).await.unwrap()) == *certificate;
+    until("the new certificate is shown", is_shown).await;
+}
+
+/// Waits until the edge has refused one more pair than before this was asked for.
+async fn until_refused(before: u64) {
+    until("the pair is refused", async || refused() > before).await;
+}
+
+fn refused() -> u64 {
+    counted("tenon_edge_tls_reloads_total", "refused")
 }
 
 #[tokio::test]
@@ -155,11 +166,20 @@ async fn an_edge_does_not_start_with_a_pair_that_is_none() {
         ("key.pem", std::fs::read(file("edge-2.key")).unwrap(), "key.pem: keys may not be consistent"),
         ("key.pem", b"nonsense".to_vec(), "key.pem: "),
         ("cert.pem", b"nonsense".to_vec(), "cert.pem: "),
+        ("cert.pem", std::fs::read(file("acme-later.pem")).unwrap(), "key.pem: keys may not be consistent"),
     ] {
         let pair = Pair::new(1);
         pair.put(name, &content);
         let why = House::refused(&pair.flags().each_ref().map(String::as_str)).await;
         assert!(why.contains("the certificate of the edge's port") && why.contains(expected), "{why}");
+    }
+    for (name, expected) in [
+        ("acme-past", "acme-past.pem: the certificate has expired at 2021-01-01 00:00:00 UTC: renew it"),
+        ("acme-later", "acme-later.pem: the certificate does not hold before 2100-01-01 00:00:00 UTC"),
+    ] {
+        let (cert, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        let why = House::refused(&["--edge-tls-cert", &cert, "--edge-tls-key", &key]).await;
+        assert!(why.contains(expected), "{why}");
     }
 }
 
@@ -185,22 +205,22 @@ async fn a_new_certificate_is_shown_and_no_request_fails_for_it() {
         })
         .collect();
     let wait_for_more = async |more: usize| {
-        let until = served.load(Ordering::SeqCst) + more;
-        while served.load(Ordering::SeqCst) < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let enough = served.load(Ordering::SeqCst) + more;
+        until("they are served", async || served.load(Ordering::SeqCst) >= enough).await;
     };
     wait_for_more(20).await;
     // Half of a new pair is no pair: the old one is shown still.
+    let before = refused();
     pair.put("cert.pem", &std::fs::read(file("edge-2.pem")).unwrap());
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    until_refused(before).await;
     assert_eq!(shown(&connect(house.address, &["h2"]).await.unwrap()), leaf("edge-1.pem"));
     pair.put("key.pem", &std::fs::read(file("edge-2.key")).unwrap());
     until_shown(house.address, &leaf("edge-2.pem")).await;
     wait_for_more(20).await;
     // Broken altogether.
+    let before = refused();
     pair.put("cert.pem", b"-----BEGIN CERTIFICATE-----\nnonsense");
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    until_refused(before).await;
     assert_eq!(shown(&connect(house.address, &["h2"]).await.unwrap()), leaf("edge-2.pem"));
     stop.cancel();
     for client in clients {

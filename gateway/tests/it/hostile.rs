@@ -1,7 +1,5 @@
 //! What is sent to break the edge: each with the right code, and with bounded memory and time.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full};
@@ -14,7 +12,8 @@ use tokio::{
 
 use crate::{
     house::{ACME, GLOBEX, House},
-    protocols::gzip,
+    patience::ends,
+    protocols::{bomb, gzip},
 };
 
 #[tokio::test]
@@ -26,12 +25,10 @@ async fn a_compressed_body_is_read_up_to_what_a_message_may_have() {
     };
     let answer = send("gzip", gzip(br#"{"text":"x"}"#)).await;
     assert_eq!((answer.status, &answer.json["text"]), (200, &json!("x")), "{}", answer.json);
-    let bomb = gzip(&vec![b' '; 512 << 20]);
-    assert!(bomb.len() < 4 << 20);
-    let started = Instant::now();
-    let answer = send("gzip", bomb).await;
+    // No machine has the room, and no test the time, for all that is in it.
+    let bomb = bomb(3 << 20);
+    let answer = ends("a refusal", send("gzip", bomb)).await;
     assert_eq!((answer.status, answer.reason()), (413, "MESSAGE_TOO_LARGE"));
-    assert!(started.elapsed() < Duration::from_secs(5), "it is not unpacked beyond the limit");
     let answer = send("gzip", b"not gzip".to_vec()).await;
     assert_eq!((answer.status, answer.reason()), (400, "INVALID_BODY"));
     for encoding in ["br", "deflate", "zstd", "gzip, gzip"] {
@@ -58,9 +55,8 @@ async fn depth_and_growth_are_bounded() {
     assert_eq!(post(unknown).await.reason(), "JSON_TOO_DEEP", "what is passed over counts too");
     let any = "{\"@type\":\"type.googleapis.com/google.protobuf.Any\",\"value\":";
     let body = format!("{{\"any\":{}{{}}{}}}", any.repeat(90), "}".repeat(90));
-    let started = Instant::now();
-    assert_eq!(post(body).await.reason(), "JSON_TOO_DEEP", "an Any in an Any is read once more at each level");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    let answer = ends("what would take for ever twice at each level", post(body)).await;
+    assert_eq!(answer.reason(), "JSON_TOO_DEEP", "an Any in an Any is read once more at each level");
     // Two bytes each in JSON, eight on the wire.
     let zeros = format!("{{\"doubles\":[0{}]}}", ",0".repeat(1 << 20));
     let answer = post(zeros).await;
@@ -141,17 +137,18 @@ async fn rapid_resets_end_the_connection_and_nothing_else() {
         tokio::task::yield_now().await;
     }
     drop(sender);
-    let ended = tokio::time::timeout(Duration::from_secs(5), connection).await;
-    assert!(refused || ended.is_ok(), "the connection is sent away or comes to its end");
+    let ended = ends("the connection is sent away or comes to its end", connection).await;
+    assert!(refused || ended.is_ok());
     assert_eq!(house.get("/v1/things/a").await.status, 200, "others do not notice");
 }
 
-/// Whether a connection is closed without an answer, once it has sent this.
-async fn is_let_go(house: &House, sent: &[u8]) -> bool {
+/// Waits until a connection is closed that has sent this and nothing more.
+async fn is_let_go(house: &House, what: &str, sent: &[u8]) {
     let mut slow = TcpStream::connect(house.address).await.expect("the edge listens");
     slow.write_all(sent).await.expect("the edge reads");
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), slow.read_to_end(&mut answer)).await.is_ok()
+    // However it ends.
+    let _read = ends(what, slow.read_to_end(&mut answer)).await;
 }
 
 #[tokio::test]
@@ -163,12 +160,11 @@ async fn strangers_have_little_time_and_kept_connections_much() {
     kept.write_all(request).await.unwrap();
     assert!(kept.read(&mut answer).await.unwrap() > 0);
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let (silent, begun, http2) = tokio::join!(
-        is_let_go(&house, b""),
-        is_let_go(&house, b"GET /v1/things/a HTTP/1.1\r\nh"),
-        is_let_go(&house, preface)
+    tokio::join!(
+        is_let_go(&house, "a silent stranger is let go", b""),
+        is_let_go(&house, "a slow one is let go", b"GET /v1/things/a HTTP/1.1\r\nh"),
+        is_let_go(&house, "one of HTTP/2 is let go", preface)
     );
-    assert!(silent && begun && http2, "silent {silent}, begun {begun}, HTTP/2 {http2}");
     // A load balancer finds its connection open, more than the time for headers later.
     kept.write_all(request).await.unwrap();
     assert!(kept.read(&mut answer).await.unwrap() > 0 && answer.starts_with(b"HTTP/1.1 200"));
@@ -190,5 +186,33 @@ async fn a_header_list_that_is_too_long_is_refused_over_http2() {
             drop(response.into_body().collect().await);
         }
         Err(error) => assert!(error.is_user() || !error.is_timeout(), "{error}"),
+    }
+}
+
+/// Over HTTP/1.1 a client writes on while it is refused. A connection that is closed under it loses the answer.
+#[tokio::test]
+async fn a_client_that_is_refused_early_may_send_its_body_to_the_end() {
+    let house = House::open(&[]).await;
+    for (path, status) in [("/v1/mine", "401"), ("/v1/nothing/here", "404")] {
+        let mut stream = TcpStream::connect(house.address).await.unwrap();
+        for _ in 0..2 {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 20000\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..4 {
+                // In pieces, between which it may be answered.
+                tokio::task::yield_now().await;
+                stream.write_all(&[b' '; 5_000]).await.unwrap();
+            }
+            let mut answer = vec![0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
+            // The rest of the answer; the connection is good for another request.
+            let mut rest = Vec::new();
+            while !String::from_utf8_lossy(&rest).contains("\r\n\r\n{") || !rest.ends_with(b"}") {
+                assert_ne!(stream.read_buf(&mut rest).await.unwrap(), 0, "{}", String::from_utf8_lossy(&rest));
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use prost::Message;
 use prost_reflect::{DynamicMessage, Value};
 use serde_json::{Value as Json, json};
@@ -31,7 +32,7 @@ use tenon_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc::Receiver,
+    sync::{Notify, mpsc::Receiver},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
@@ -55,13 +56,28 @@ struct Settings {
 
 pub(crate) struct House {
     pub(crate) address: SocketAddr,
+    /// The port of plain HTTP beside TLS.
+    pub(crate) plain: Option<SocketAddr>,
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
     pub(crate) edge: tokio::task::JoinHandle<()>,
     /// Calls that the service was made to drop before it had answered.
     pub(crate) cut: Arc<AtomicUsize>,
+    /// Calls of `things/slow` and `things/held` that the service has seen.
+    pub(crate) slow: Arc<AtomicUsize>,
+    /// Lets one call of `things/held` be answered.
+    pub(crate) gate: Arc<Notify>,
     pub(crate) keyring: Arc<Keyring>,
     used: Mutex<Receiver<Used>>,
+}
+
+/// What this process has counted.
+static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| PrometheusBuilder::new().install_recorder().unwrap());
+
+/// How often something has come to a result: a counter with that label alone.
+pub(crate) fn counted(name: &str, result: &str) -> u64 {
+    let line = format!("{name}{{result=\"{result}\"}} ");
+    METRICS.render().lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
 }
 
 /// An answer: HTTP status, headers, JSON.
@@ -105,6 +121,7 @@ impl House {
     }
 
     async fn try_open(flags: &[&str]) -> Result<Self, tenon_gateway::Error> {
+        LazyLock::force(&METRICS);
         let contract = contract();
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -115,14 +132,16 @@ impl House {
         let settings = Settings::parse_from(fixed.iter().chain(&urls).chain(flags));
         let limits = accept::Limits::from(&settings.mesh);
         let (pool, cut) = (contract.clone(), Arc::new(AtomicUsize::new(0)));
-        let (dropped, clock) = (cut.clone(), Clock::default());
+        let (dropped, clock) = (cut.clone(), Clock::standing());
         let keyring = Keyring::new(clock.clone());
         let keys = keyring.clone();
+        let (slow, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let manner = Manner { slow: slow.clone(), gate: gate.clone() };
         let service = tower::service_fn(move |request: Request<Incoming>| {
-            let (pool, dropped, keys) = (pool.clone(), dropped.clone(), keys.clone());
+            let (pool, dropped, keys, manner) = (pool.clone(), dropped.clone(), keys.clone(), manner.clone());
             let cut = Cut::new(&dropped);
             async move {
-                let answer = serve(&pool, request, &dropped, &keys).await.unwrap_or_else(Status::into_http);
+                let answer = serve(&pool, request, &dropped, (&keys, &manner)).await.unwrap_or_else(Status::into_http);
                 cut.answered();
                 Ok::<_, Infallible>(answer)
             }
@@ -133,8 +152,9 @@ impl House {
         let upstreams = vec![upstream("everything.v1.", &url), upstream("", "http://127.0.0.1:1")];
         let mut gateway = Gateway::bind(settings.edge, &mesh, contract, &upstreams).await?;
         let (address, used) = (gateway.address().unwrap(), Mutex::new(gateway.usage().unwrap()));
+        let plain = gateway.plain_address();
         let edge = tokio::spawn(gateway.serve(stop.clone()));
-        Ok(Self { address, clock, stop, edge, cut, keyring, used })
+        Ok(Self { address, plain, clock, stop, edge, cut, slow, gate, keyring, used })
     }
 
     /// What the edge has counted since this was asked last.
@@ -255,11 +275,11 @@ async fn serve(
     contract: &Arc<Contract>,
     request: Request<Incoming>,
     cut: &Arc<AtomicUsize>,
-    keys: &Keyring,
+    (keys, manner): (&Keyring, &Manner),
 ) -> Result<Response<Body>, Status> {
     let (parts, body) = request.into_parts();
     if parts.uri.path().starts_with("/everything.v1.StreamService/") {
-        return talker::talk(contract, &parts, body, cut).await;
+        return talker::talk(contract, &parts, body, cut, &manner.gate).await;
     }
     let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?.to_bytes();
     let message = body.slice(5..);
@@ -275,19 +295,32 @@ async fn serve(
                 return answer;
             }
             let Some(method) = contract.method(path) else { return Err(Status::unimplemented("no such method")) };
-            echo(DynamicMessage::decode(method.descriptor.input(), message).unwrap(), &parts.headers).await
+            echo(DynamicMessage::decode(method.descriptor.input(), message).unwrap(), &parts.headers, manner).await
         }
     }
 }
 
-async fn echo(mut message: DynamicMessage, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+/// How the service takes its time.
+#[derive(Clone)]
+struct Manner {
+    slow: Arc<AtomicUsize>,
+    gate: Arc<Notify>,
+}
+
+async fn echo(mut message: DynamicMessage, headers: &HeaderMap, manner: &Manner) -> Result<Response<Body>, Status> {
     let text = message.get_field_by_name("text").unwrap().as_str().unwrap().to_owned();
     match text.trim_start_matches("things/") {
         "missing" => return Err(Fault::new(Code::NotFound, "THING_NOT_FOUND", "no such thing").into()),
         "crash" => return Err(Status::internal("panicked at /src/secret.rs")),
         "cancelled" => return Err(Status::cancelled("Timeout expired")),
-        "slow" => tokio::time::sleep(Duration::from_secs(20)).await,
-        "brief" => tokio::time::sleep(Duration::from_millis(300)).await,
+        "slow" => {
+            manner.slow.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(300)).await;
+        }
+        "held" => {
+            manner.slow.fetch_add(1, Ordering::SeqCst);
+            manner.gate.notified().await;
+        }
         _ => {}
     }
     let lines = headers.iter().map(|(name, value)| Value::String(format!("{name}: {}", value.to_str().unwrap())));

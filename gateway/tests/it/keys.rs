@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 
 use crate::{
     house::{ACME, Answer, House},
+    patience::until,
     redis::Redis,
     shop::{Folder, Order, Reflection, Shop},
 };
@@ -38,16 +39,6 @@ fn is_replay(answer: &Answer) -> bool {
 fn framed(message: &[u8]) -> Bytes {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0][..], &length, message].concat().into()
-}
-
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..200 {
-        if done().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("not in time: {what}");
 }
 
 #[tokio::test]
@@ -82,7 +73,7 @@ async fn the_same_request_under_the_same_key_is_made_once() {
 
 #[tokio::test]
 async fn a_refusal_is_kept_when_it_is_to_stay() {
-    let shop = Shop::with("one", 0, Reflection::None, |count, _| match count {
+    let shop = Shop::with("one", Reflection::None, |count, _| match count {
         0 | 1 => Err(Status::resource_exhausted("later")),
         2 => Err(Fault::new(Code::NotFound, "SHELF_NOT_FOUND", "no such shelf").into()),
         _ => Ok(Duration::ZERO),
@@ -100,14 +91,17 @@ async fn a_refusal_is_kept_when_it_is_to_stay() {
 
 #[tokio::test]
 async fn a_request_in_flight_is_not_sent_again_and_ends_without_its_client() {
-    let shop = Shop::with("one", 0, Reflection::None, |_, _| Ok(Duration::from_millis(700)));
+    let (shop, gate) = Shop::held("one");
     let house = house(&shop, &[]).await;
-    let impatient = tokio::time::timeout(Duration::from_millis(300), place(&house, "k1", "orders/1")).await;
-    assert!(impatient.is_err(), "the client goes away");
-    assert_eq!(shop.count(), 1);
+    tokio::select! {
+        _ = place(&house, "k1", "orders/1") => panic!("nobody has answered"),
+        // The client goes away.
+        () = until("the call is under way", async || shop.count() == 1) => {}
+    }
     let refused = place(&house, "k1", "orders/1").await;
     assert_eq!((refused.status, refused.reason()), (409, "IDEMPOTENCY_IN_FLIGHT"), "{}", refused.json);
     assert_eq!(refused.headers["retry-after"], "1");
+    gate.add_permits(1);
     until("the answer is there", async || place(&house, "k1", "orders/1").await.status == 200).await;
     assert!(is_replay(&place(&house, "k1", "orders/1").await));
     assert_eq!((shop.count(), house.used().len()), (1, 1), "made once, and counted");
@@ -147,14 +141,16 @@ async fn every_protocol_replays() {
 async fn edges_know_each_others_answers_and_go_on_without_redis() {
     let mut redis = Redis::open().await;
     let url = redis.url();
-    let shop =
-        Shop::with("one", 0, Reflection::None, |count, _| Ok(Duration::from_millis(if count == 0 { 700 } else { 0 })));
+    let (shop, gate) = Shop::held("one");
     let flags = ["--redis-url", url.as_str()];
     let (one, two) = (house(&shop, &flags).await, house(&shop, &flags).await);
     let first = place(&one, "k1", "orders/1");
     let meanwhile = async {
         until("the first call is under way", async || shop.count() == 1).await;
-        place(&two, "k1", "orders/1").await
+        let meanwhile = place(&two, "k1", "orders/1").await;
+        // From here on it answers at once.
+        gate.add_permits(10_000);
+        meanwhile
     };
     let (first, meanwhile) = tokio::join!(first, meanwhile);
     assert_eq!((first.status, is_replay(&first)), (200, false), "{}", first.json);

@@ -3,6 +3,7 @@
 mod api_keys;
 mod edge;
 mod edge_tls;
+mod host_tls;
 mod hostile;
 mod house;
 mod keyring;
@@ -10,6 +11,10 @@ mod keys;
 mod limits;
 mod packed;
 mod pages;
+mod patience;
+#[expect(unreachable_pub, reason = "it is a part of the harness of tests/")]
+#[path = "../../../tests/it/harness/ports.rs"]
+mod ports;
 mod protocols;
 mod redis;
 mod resilience;

@@ -4,6 +4,8 @@
 use std::io::Read;
 
 use bytes::Bytes;
+use prost::Message;
+use prost_reflect::DynamicMessage;
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -128,4 +130,38 @@ async fn an_answer_of_any_size_comes_whole_in_every_protocol() {
     let raw = house.exchange("POST", "/everything.v1.EverythingService/Any", &headers, compressed).await;
     let heard = hear(Tongue::Grpc, raw, None);
     assert_ne!(heard.reason, "INVALID_BODY", "what is compressed is between the two ends");
+}
+
+#[tokio::test]
+async fn compressed_messages_of_grpc_are_unpacked_for_services_that_take_none() {
+    let house = House::open(&[]).await;
+    let input = contract().method(DOWN).unwrap().descriptor.input();
+    let message = |text: &str| {
+        let message = DynamicMessage::deserialize(input.clone(), &json!({ "text": text, "int32": 1 })).unwrap();
+        framed(1, &gzip(&message.encode_to_vec()))
+    };
+    let create = "/everything.v1.EverythingService/Create";
+    for (kind, tongue) in [("application/grpc", Tongue::Grpc), ("application/grpc-web+proto", Tongue::Web)] {
+        let headers = [("content-type", kind), ("grpc-encoding", "GZIP"), ("te", "trailers")];
+        for (path, output) in [(create, &input), (DOWN, &contract().method(DOWN).unwrap().descriptor.output())] {
+            let raw = house.exchange("POST", path, &headers, message("packed")).await;
+            let heard = hear(tongue, raw, Some(output));
+            let text = heard.message["text"].as_str().unwrap_or_default();
+            assert!(heard.code == 0 && text.starts_with("packed"), "{kind} {path}: {text}");
+            // One that says that it is not compressed is none the worse for it.
+            let plain = DynamicMessage::deserialize(input.clone(), &json!({ "text": "plain", "int32": 1 })).unwrap();
+            let raw = house.exchange("POST", path, &headers, framed(0, &plain.encode_to_vec())).await;
+            let heard = hear(tongue, raw, Some(output));
+            assert!(heard.message["text"].as_str().unwrap_or_default().starts_with("plain"), "{kind} {path}");
+        }
+        let bomb = framed(1, &gzip(&vec![0; 5 * 1024 * 1024]));
+        for (body, code) in [(framed(1, b"no gzip"), 3), (bomb, 8), ([message("a"), message("b")].concat(), 3)] {
+            assert_eq!(hear(tongue, house.exchange("POST", create, &headers, body).await, None).code, code, "{kind}");
+        }
+    }
+    let headers = [("content-type", "application/grpc"), ("grpc-encoding", "gzip"), ("te", "trailers")];
+    let up = "/everything.v1.StreamService/Up";
+    let raw = house.exchange("POST", up, &headers, [message("a"), message("b")].concat()).await;
+    let output = contract().method(up).unwrap().descriptor.output();
+    assert_eq!(hear(Tongue::Grpc, raw, Some(&output)).message["text"], "a,b", "a stream of the client");
 }

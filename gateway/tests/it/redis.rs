@@ -2,23 +2,27 @@
 #![expect(clippy::unwrap_used, reason = "a broken Redis is a failed test")]
 
 use std::{
-    net::{TcpListener, TcpStream},
+    io::{Read, Write},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::Duration,
 };
+
+use crate::{patience::until, ports::Ports};
 
 pub(crate) struct Redis {
     child: Child,
     port: u16,
     folder: tempfile::TempDir,
+    _ports: Ports,
 }
 
 impl Redis {
     pub(crate) async fn open() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = tempfile::tempdir().unwrap();
-        let redis = Self { child: start(port, folder.path()), port, folder };
-        redis.listens().await;
+        let (ports, folder) = (Ports::take(), tempfile::tempdir().unwrap());
+        let port = ports.next();
+        let mut redis = Self { child: start(port, folder.path()), port, folder, _ports: ports };
+        redis.answers().await;
         redis
     }
 
@@ -33,18 +37,27 @@ impl Redis {
 
     pub(crate) async fn restart(&mut self) {
         self.child = start(self.port, self.folder.path());
-        self.listens().await;
+        self.answers().await;
     }
 
-    async fn listens(&self) {
-        for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("redis-server does not listen");
+    async fn answers(&mut self) {
+        let port = self.port;
+        until("redis-server answers", async || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "redis-server ended: {ended:?}");
+            pong(port).is_some()
+        })
+        .await;
     }
+}
+
+fn pong(port: u16) -> Option<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"PING\r\n").ok()?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).ok()?;
+    (answer == *b"+PONG").then_some(())
 }
 
 fn start(port: u16, folder: &std::path::Path) -> Child {
@@ -53,7 +66,7 @@ fn start(port: u16, folder: &std::path::Path) -> Child {
         .arg(folder)
         .stdout(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap_or_else(|error| panic!("redis-server cannot be started ({error}): scripts/install test installs it"))
 }
 
 impl Drop for Redis {

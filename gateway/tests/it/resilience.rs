@@ -1,18 +1,24 @@
 //! Upstreams that fail, leave, stall and come back, under load.
 #![expect(clippy::unwrap_used, reason = "what is written here is well-formed")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use http::Request;
 use http_body_util::Full;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpStream;
 use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     house::House,
-    shop::{Crowd, Folder, Reflection, Shop, crowd},
+    patience::{ends, until},
+    ports::Ports,
+    shop::{Folder, Load, Reflection, Shop},
 };
 
 async fn house(shops: &[&Shop], more: &str, flags: &[&str]) -> (House, Folder) {
@@ -24,21 +30,15 @@ async fn house(shops: &[&Shop], more: &str, flags: &[&str]) -> (House, Folder) {
     (House::open(&flags).await, folder)
 }
 
-/// A load of calls that may be repeated, and one of calls that may not.
-fn load(house: &House, size: usize, is_safe: bool) -> (CancellationToken, tokio::task::JoinHandle<Crowd>) {
-    let stop = CancellationToken::new();
-    let request = move || {
+/// A load of calls that may be repeated, or of calls that may not.
+fn load(house: &House, size: usize, is_safe: bool) -> Load {
+    Load::start(house.address, size, move || {
         let request = match is_safe {
             true => Request::get("http://localhost/v1/orders/1"),
             false => Request::post("http://localhost/v1/orders"),
         };
         request.body(Full::<Bytes>::default()).unwrap()
-    };
-    (stop.clone(), tokio::spawn(crowd(house.address, size, request, stop)))
-}
-
-async fn pause(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    })
 }
 
 fn unavailable(pushback: Option<&str>) -> Status {
@@ -51,38 +51,40 @@ fn unavailable(pushback: Option<&str>) -> Status {
 
 #[tokio::test]
 async fn one_of_three_is_killed_under_load_and_nobody_sees_it() {
-    let mut shops = [Shop::open("a"), Shop::open("b"), Shop::open("c")];
-    let (house, _folder) = house(&[&shops[0], &shops[1], &shops[2]], "", &[]).await;
-    let (stop, seen) = load(&house, 24, true);
-    pause(500).await;
-    shops[1].kill();
-    pause(1500).await;
-    let port = shops[1].address.port();
-    let _back = Shop::with("b", port, Reflection::None, |_, _| Ok(Duration::ZERO));
-    pause(500).await;
-    stop.cancel();
-    let seen = seen.await.unwrap();
-    assert!(seen.failed.is_empty() && seen.ok > 50, "{} ok, failed {:?}", seen.ok, seen.failed.first());
+    let ports = Ports::take();
+    let mut killed = Shop::on("b", ports.next(), Reflection::None);
+    let (a, c) = (Shop::open("a"), Shop::open("c"));
+    let (house, _folder) = house(&[&a, &killed, &c], "", &[]).await;
+    let load = load(&house, 24, true);
+    for shop in [&a, &killed, &c] {
+        until("each is called", async || shop.count() > 0).await;
+    }
+    load.goes_on(100).await;
+    killed.kill();
+    // Each of the crowd has called several times since.
+    load.goes_on(200).await;
+    let _back = Shop::on("b", killed.address.port(), Reflection::None);
+    load.goes_on(100).await;
+    load.end().await.is_served();
 }
 
 #[tokio::test]
 async fn connections_that_are_told_to_go_cost_no_call_even_of_those_sent_once() {
-    let shop = Shop::with("a", 0, Reflection::None, |_, _| Ok(Duration::from_millis(5)));
+    let shop = Shop::with("a", Reflection::None, |_, _| Ok(Duration::from_millis(5)));
     let (house, _folder) = house(&[&shop], "", &[]).await;
-    let (stop, seen) = load(&house, 16, false);
+    let load = load(&house, 16, false);
     for _ in 0..10 {
-        pause(100).await;
+        load.goes_on(32).await;
         shop.goaway();
     }
-    stop.cancel();
-    let seen = seen.await.unwrap();
-    assert!(seen.failed.is_empty() && seen.ok > 50, "{} ok, failed {:?}", seen.ok, seen.failed.first());
+    let seen = load.end().await;
+    seen.is_served();
     assert_eq!(shop.count(), seen.ok, "each call came once");
 }
 
 #[tokio::test]
 async fn only_calls_that_may_be_repeated_are() {
-    let shop = Shop::with("a", 0, Reflection::None, |count, _| match count % 2 {
+    let shop = Shop::with("a", Reflection::None, |count, _| match count % 2 {
         0 => Err(unavailable(None)),
         _ => Ok(Duration::ZERO),
     });
@@ -99,7 +101,7 @@ async fn only_calls_that_may_be_repeated_are() {
 
 #[tokio::test]
 async fn a_service_that_pushes_back_is_obeyed() {
-    let shop = Shop::with("a", 0, Reflection::None, |count, _| match count {
+    let shop = Shop::with("a", Reflection::None, |count, _| match count {
         0 => Err(unavailable(Some("400"))),
         1 => Ok(Duration::ZERO),
         2 => Err(unavailable(Some("-1"))),
@@ -117,34 +119,33 @@ async fn a_service_that_pushes_back_is_obeyed() {
 
 #[tokio::test]
 async fn a_budget_bounds_what_is_sent_again() {
-    let shop = Shop::with("a", 0, Reflection::None, |_, _| Err(unavailable(Some("0"))));
+    let shop = Shop::with("a", Reflection::None, |_, _| Err(unavailable(Some("0"))));
     let (house, _folder) = house(&[&shop], "retries = { ratio = 0.1, min_per_s = 2 }", &[]).await;
-    let (stop, seen) = load(&house, 8, true);
-    pause(1000).await;
-    stop.cancel();
-    let sent = seen.await.unwrap().failed.len();
-    let most = sent + sent / 10 + 20;
-    assert!(
-        sent > 30 && (sent + 10..=most).contains(&shop.count()),
-        "{sent} calls, {} seen, {most} at most",
-        shop.count()
-    );
+    let started = Instant::now();
+    let load = load(&house, 8, true);
+    load.goes_on(200).await;
+    let sent = load.end().await.failed.len();
+    // It looks back on ten seconds: what came before them has a budget of its own, and is counted in the next one too.
+    let spans = usize::try_from(started.elapsed().as_secs() / 10).unwrap() + 1;
+    let most = sent + sent / 10 * spans.min(2) + 20 * spans;
+    assert!((sent + 20..=most).contains(&shop.count()), "{sent} calls, {} seen, {most} at most", shop.count());
 }
 
 #[tokio::test]
 async fn who_fails_is_out_for_a_while_but_half_stay_in() {
+    const CROWD: usize = 24;
     let good = Shop::open("good");
-    let bad = Shop::with("bad", 0, Reflection::None, |_, _| Err(Status::unavailable("never")));
-    let worse = Shop::with("worse", 0, Reflection::None, |_, _| Err(Status::unavailable("never")));
+    let bad = Shop::with("bad", Reflection::None, |_, _| Err(Status::unavailable("never")));
+    let worse = Shop::with("worse", Reflection::None, |_, _| Err(Status::unavailable("never")));
     let (house, _folder) = house(&[&good, &bad], "", &[]).await;
-    let (stop, seen) = load(&house, 24, true);
-    pause(700).await;
-    let before = bad.count();
-    pause(700).await;
-    stop.cancel();
-    let seen = seen.await.unwrap();
-    assert!(seen.failed.is_empty() && seen.ok > 50, "{} ok, failed {:?}", seen.ok, seen.failed.first());
-    assert!((1..=40).contains(&before) && bad.count() == before, "{before}, then {}", bad.count());
+    let started = Instant::now();
+    let load = load(&house, CROWD, true);
+    until("the bad one is tried", async || bad.count() > 0).await;
+    load.goes_on(500).await;
+    load.end().await.is_served();
+    // Five failures put it out, for ten seconds and then longer; calls that were on their way to it come still.
+    let times = 1 + usize::try_from(started.elapsed().as_secs() / 10).unwrap();
+    assert!(bad.count() <= times * (5 + CROWD), "{} calls of the bad one", bad.count());
     // All of them fail: one is out, the other is still asked.
     let (house, _folder) = self::house(&[&bad, &worse], "", &[]).await;
     let started = (bad.count(), worse.count());
@@ -157,39 +158,61 @@ async fn who_fails_is_out_for_a_while_but_half_stay_in() {
 
 #[tokio::test]
 async fn who_is_slow_gets_less() {
-    let quick = Shop::with("quick", 0, Reflection::None, |_, _| Ok(Duration::from_millis(2)));
-    let slow = Shop::with("slow", 0, Reflection::None, |_, _| Ok(Duration::from_millis(250)));
+    // For one answer of the slow one the quick one gives 200: if they were asked in turn, soon all would wait for the slow one,
+    // and nobody would ask the quick one for what it waits for.
+    let quick = Shop::with("quick", Reflection::None, |_, _| Ok(Duration::from_millis(1)));
+    let answered = quick.calls.clone();
+    let slow = Shop::after("slow", move || {
+        let answered = answered.clone();
+        async move {
+            let enough = answered.load(Ordering::SeqCst) + 200;
+            ends("the answers of the quick one", async {
+                while answered.load(Ordering::SeqCst) < enough {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+    });
     let (house, _folder) = house(&[&quick, &slow], "", &[]).await;
-    let (stop, seen) = load(&house, 8, true);
-    pause(1500).await;
-    stop.cancel();
-    assert!(seen.await.unwrap().failed.is_empty());
+    let load = load(&house, 8, true);
+    until("the slow one is tried", async || slow.count() > 0).await;
+    load.goes_on(2_000).await;
     let (quick, slow) = (quick.count(), slow.count());
-    assert!(slow > 0 && quick > slow * 4, "{quick} and {slow}");
+    assert!(quick > slow * 4, "{quick} and {slow}");
 }
 
 #[tokio::test]
 async fn what_is_too_much_is_refused_at_once() {
-    let shop = Shop::with("a", 0, Reflection::None, |_, _| Ok(Duration::from_millis(300)));
+    let (shop, gate) = Shop::held("a");
     let (of_upstream, _one) = house(&[&shop], "max_requests = 4", &[]).await;
     let (of_edge, _two) = house(&[&shop], "", &["--edge-max-requests", "4"]).await;
     for house in [&of_upstream, &of_edge] {
-        let started = Instant::now();
-        let answers = futures::future::join_all((0..12).map(|_| house.get("/v1/orders/1"))).await;
-        let (fine, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
-        assert_eq!((fine.len(), refused.len()), (4, 8));
-        for answer in refused {
+        let (before, refused) = (shop.count(), AtomicUsize::new(0));
+        let calls = join_all((0..12).map(async |_| {
+            let answer = house.get("/v1/orders/1").await;
+            refused.fetch_add(usize::from(answer.status != 200), Ordering::SeqCst);
+            answer
+        }));
+        // Those that are in get their answers only when the others have been told.
+        let told = async {
+            until("eight are refused", async || refused.load(Ordering::SeqCst) == 8).await;
+            until("four are in", async || shop.count() == before + 4).await;
+            gate.add_permits(4);
+        };
+        let (answers, ()) = ends("twelve answers", async { tokio::join!(calls, told) }).await;
+        for answer in answers.iter().filter(|answer| answer.status != 200) {
             assert_eq!((answer.status, answer.reason()), (503, "OVERLOADED"));
             assert_eq!(answer.headers["retry-after"], "1");
         }
-        assert!(started.elapsed() < Duration::from_secs(2));
+        gate.add_permits(1);
         assert_eq!(house.get("/v1/orders/1").await.status, 200, "the room is given back");
     }
 }
 
 #[tokio::test]
 async fn the_upstreams_own_time_bounds_the_call() {
-    let shop = Shop::with("a", 0, Reflection::None, |_, _| Ok(Duration::from_secs(20)));
+    let shop = Shop::with("a", Reflection::None, |_, _| Ok(Duration::from_secs(20)));
     let (house, _folder) = house(&[&shop], "timeout_s = 0.2", &[]).await;
     let answer = house.get("/v1/orders/1").await;
     assert_eq!((answer.status, answer.reason()), (504, "DEADLINE_EXCEEDED"));
@@ -198,15 +221,25 @@ async fn the_upstreams_own_time_bounds_the_call() {
 #[tokio::test]
 async fn an_edge_that_is_told_to_stop_says_so_and_serves_on_for_a_while() {
     let shop = Shop::open("a");
-    let (house, _folder) = house(&[&shop], "", &["--edge-drain-wait-s", "1"]).await;
+    let health = async |house: &House| {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = house.exchange("POST", "/grpc.health.v1.Health/Check", &headers, &b"\0\0\0\0\0"[..]).await;
+        answer.body.last().copied()
+    };
+    // Longer than any test lasts.
+    let (house, _one) = house(&[&shop], "", &["--edge-drain-wait-s", "600"]).await;
+    assert_eq!(health(&house).await, Some(1), "SERVING");
     house.stop.cancel();
-    pause(100).await;
-    let started = Instant::now();
-    let health = [("content-type", "application/grpc"), ("te", "trailers")];
-    let health = house.exchange("POST", "/grpc.health.v1.Health/Check", &health, &b"\0\0\0\0\0"[..]).await;
-    assert_eq!(health.body.last(), Some(&2), "NOT_SERVING");
+    until("it says NOT_SERVING", async || health(&house).await == Some(2)).await;
     assert_eq!(house.get("/v1/orders/1").await.status, 200, "who has not noticed yet is served");
-    house.edge.await.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(700));
-    assert!(tokio::net::TcpStream::connect(house.address).await.is_err());
+    assert!(!house.edge.is_finished());
+
+    let (house, _two) = self::house(&[&shop], "", &["--edge-drain-wait-s", "1"]).await;
+    let load = load(&house, 8, false);
+    load.goes_on(50).await;
+    house.stop.cancel();
+    ends("the edge drains", house.edge).await.unwrap();
+    assert!(TcpStream::connect(house.address).await.is_err(), "nobody listens");
+    // All are told to go away, and no call is cut.
+    load.end().await.is_served();
 }

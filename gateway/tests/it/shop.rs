@@ -14,18 +14,19 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tenon_chassis::accept;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::ServiceExt;
 
-use crate::house::reply;
+use crate::{house::reply, patience::until, ports::Ports};
 
 /// shop.v1.Order
 #[derive(Clone, PartialEq, Message)]
@@ -39,7 +40,7 @@ pub(crate) struct Order {
 }
 
 /// What a shop does with a call, beside counting it.
-type Manner = Arc<dyn Fn(usize, &HeaderMap) -> Result<Duration, Status> + Send + Sync>;
+type Manner = Arc<dyn Fn(usize, &HeaderMap) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
 
 /// A server with a runtime of its own: when that ends, everything of it is gone at once, as when a process is killed.
 pub(crate) struct Shop {
@@ -49,6 +50,8 @@ pub(crate) struct Shop {
     /// Asks every connection to leave; calls in flight end.
     leave: Arc<Mutex<CancellationToken>>,
     runtime: Option<tokio::runtime::Runtime>,
+    /// Its port is nobody else's while it is closed.
+    _ports: Option<Ports>,
 }
 
 /// Which reflection a shop serves.
@@ -61,17 +64,69 @@ pub(crate) enum Reflection {
 
 impl Shop {
     pub(crate) fn open(name: &str) -> Self {
-        Self::with(name, 0, Reflection::None, |_, _| Ok(Duration::ZERO))
+        Self::with(name, Reflection::None, |_, _| Ok(Duration::ZERO))
     }
 
+    /// Refuses, or answers after a while, by how many calls came before and by their headers.
     pub(crate) fn with(
         name: &str,
-        port: u16,
         reflection: Reflection,
         manner: impl Fn(usize, &HeaderMap) -> Result<Duration, Status> + Send + Sync + 'static,
     ) -> Self {
+        let manner = move |count, headers: &HeaderMap| -> BoxFuture<'static, Result<(), Status>> {
+            let delay = manner(count, headers);
+            Box::pin(async move {
+                match delay? {
+                    Duration::ZERO => {}
+                    delay => tokio::time::sleep(delay).await,
+                }
+                Ok(())
+            })
+        };
+        Self::anywhere(name, reflection, Arc::new(manner))
+    }
+
+    /// Answers when this is over.
+    pub(crate) fn after<F: Future<Output = ()> + Send + 'static>(
+        name: &str,
+        wait: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self {
+        let manner = move |_: usize, _: &HeaderMap| -> BoxFuture<'static, Result<(), Status>> {
+            let wait = wait();
+            Box::pin(async move {
+                wait.await;
+                Ok(())
+            })
+        };
+        Self::anywhere(name, Reflection::None, Arc::new(manner))
+    }
+
+    /// Answers nobody until it is let: a call takes one permit of the gate.
+    pub(crate) fn held(name: &str) -> (Self, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(0));
+        let permits = gate.clone();
+        let shop = Self::after(name, move || {
+            let permits = permits.clone();
+            async move { permits.acquire_owned().await.unwrap().forget() }
+        });
+        (shop, gate)
+    }
+
+    /// One that answers, on a port that the caller holds.
+    pub(crate) fn on(name: &str, port: u16, reflection: Reflection) -> Self {
+        Self::at(name, port, reflection, Arc::new(|_, _| Box::pin(std::future::ready(Ok(())))))
+    }
+
+    fn anywhere(name: &str, reflection: Reflection, manner: Manner) -> Self {
+        let ports = Ports::take();
+        let mut shop = Self::at(name, ports.next(), reflection, manner);
+        shop._ports = Some(ports);
+        shop
+    }
+
+    fn at(name: &str, port: u16, reflection: Reflection, manner: Manner) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (calls, manner): (_, Manner) = (Arc::new(AtomicUsize::new(0)), Arc::new(manner));
+        let calls = Arc::new(AtomicUsize::new(0));
         let (counted, name) = (calls.clone(), name.to_owned());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let (calls, manner, name) = (counted.clone(), manner.clone(), name.clone());
@@ -88,14 +143,15 @@ impl Shop {
         listener.set_nonblocking(true).unwrap();
         let (address, tokens) = (listener.local_addr().unwrap(), leave.clone());
         runtime.spawn(async move {
-            // A round for each time that it is asked to leave: the same port, new connections.
+            // A round for each time that it is asked to leave: the same port, new connections, beside those that leave.
             loop {
                 let listener = tokio::net::TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
                 let token = tokens.lock().unwrap().clone();
-                accept::serve(listener, service.clone(), limits(), token).await;
+                tokio::spawn(accept::serve(listener, service.clone(), limits(), token.clone()));
+                token.cancelled().await;
             }
         });
-        Self { address, calls, leave, runtime: Some(runtime) }
+        Self { address, calls, leave, runtime: Some(runtime), _ports: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -111,9 +167,12 @@ impl Shop {
         std::mem::take(&mut *self.leave.lock().unwrap()).cancel();
     }
 
+    /// When this returns its port is closed and every connection is cut.
     pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Not within the test's own runtime, which must not be waited in.
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(60)));
+            ended.join().unwrap();
         }
     }
 }
@@ -144,10 +203,7 @@ async fn serve(
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?.to_bytes();
     let count = calls.fetch_add(1, Ordering::SeqCst);
-    let delay = manner(count, &parts.headers)?;
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
+    manner(count, &parts.headers).await?;
     let mut order = Order::decode(body.slice(5..)).unwrap();
     order.seen = parts.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     order.server = name.to_owned();
@@ -233,22 +289,63 @@ pub(crate) struct Crowd {
     pub(crate) failed: Vec<String>,
 }
 
-/// Keeps calls in flight until stopped, over HTTP/2 connections of their own.
-pub(crate) async fn crowd(
+impl Crowd {
+    /// Somebody called, and nobody saw a failure.
+    #[track_caller]
+    pub(crate) fn is_served(&self) {
+        assert!(self.failed.is_empty() && self.ok > 0, "{} ok, failed {:?}", self.ok, self.failed.first());
+    }
+}
+
+/// Calls that are in flight all the time, until it is told to end.
+pub(crate) struct Load {
+    stop: CancellationToken,
+    answered: Arc<AtomicUsize>,
+    running: JoinHandle<Crowd>,
+}
+
+impl Load {
+    /// Each of the crowd calls over an HTTP/2 connection of its own, one call after the other.
+    pub(crate) fn start(
+        edge: SocketAddr,
+        size: usize,
+        request: impl Fn() -> Request<Full<Bytes>> + Clone + Send + 'static,
+    ) -> Self {
+        let (stop, answered) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let running = tokio::spawn(crowd(edge, size, request, stop.clone(), answered.clone()));
+        Self { stop, answered, running }
+    }
+
+    /// Waits for so many more answers, whatever they say.
+    pub(crate) async fn goes_on(&self, answers: usize) {
+        let enough = self.answered.load(Ordering::SeqCst) + answers;
+        until(&format!("{enough} answers"), async || self.answered.load(Ordering::SeqCst) >= enough).await;
+    }
+
+    /// Ends it, once every call is answered.
+    pub(crate) async fn end(self) -> Crowd {
+        self.stop.cancel();
+        self.running.await.unwrap()
+    }
+}
+
+async fn crowd(
     edge: SocketAddr,
     size: usize,
     request: impl Fn() -> Request<Full<Bytes>> + Clone + Send + 'static,
     stop: CancellationToken,
+    answered: Arc<AtomicUsize>,
 ) -> Crowd {
     let members = (0..size).map(|_| {
-        let (request, stop) = (request.clone(), stop.clone());
+        let (request, stop, answered) = (request.clone(), stop.clone(), answered.clone());
         tokio::spawn(async move {
             let stream = TcpStream::connect(edge).await.unwrap();
             let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
             let (mut sender, connection) = handshake.unwrap();
             tokio::spawn(connection);
             let mut seen = Crowd::default();
-            while !stop.is_cancelled() {
+            // Until it is told to go away.
+            while !stop.is_cancelled() && sender.ready().await.is_ok() {
                 match sender.send_request(request()).await {
                     Ok(response) if response.status().is_success() => {
                         response.into_body().collect().await.unwrap();
@@ -260,6 +357,7 @@ pub(crate) async fn crowd(
                     }
                     Err(error) => seen.failed.push(error.to_string()),
                 }
+                answered.fetch_add(1, Ordering::SeqCst);
             }
             seen
         })

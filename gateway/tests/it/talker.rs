@@ -16,6 +16,7 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use tenon_chassis::Fault;
 use tenon_proto::policy::Contract;
+use tokio::sync::Notify;
 use tonic::{Code, Status, body::Body};
 
 use crate::house::Cut;
@@ -35,13 +36,14 @@ pub(crate) async fn talk(
     parts: &Parts,
     body: Incoming,
     cut: &Arc<AtomicUsize>,
+    gate: &Notify,
 ) -> Result<Response<Body>, Status> {
     let cut = Cut::new(cut);
     let Some(method) = contract.method(parts.uri.path()) else { return Err(Status::unimplemented("no such method")) };
     let (input, output) = (method.descriptor.input(), method.descriptor.output());
     let messages = Box::pin(messages(input, body));
     match method.descriptor.name() {
-        "Down" => down(messages, output, &parts.headers, cut).await,
+        "Down" => down(messages, output, &parts.headers, (cut, gate)).await,
         "Download" => {
             let asked = messages.collect::<Vec<_>>().await.remove(0)?;
             let pieces = ["one ", "two ", &text(&asked)].map(|data| {
@@ -74,7 +76,7 @@ async fn down(
     messages: impl Stream<Item = Result<DynamicMessage, Status>>,
     output: MessageDescriptor,
     headers: &HeaderMap,
-    cut: Cut,
+    (cut, gate): (Cut, &Notify),
 ) -> Result<Response<Body>, Status> {
     let mut asked = messages.collect::<Vec<_>>().await.remove(0)?;
     let (text, most) = (text(&asked), asked.get_field_by_name("int32").unwrap().as_i32().unwrap());
@@ -84,7 +86,7 @@ async fn down(
     }
     if text == "mute" {
         // As many servers do: no headers before the first message.
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        gate.notified().await;
     }
     let lines = headers.iter().map(|(name, value)| Value::String(format!("{name}: {}", value.to_str().unwrap())));
     asked.get_field_by_name_mut("texts").unwrap().as_list_mut().unwrap().extend(lines);

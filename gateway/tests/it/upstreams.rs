@@ -6,21 +6,13 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    house::{ACME, House, OPERATOR},
-    shop::{Folder, Reflection, Shop, crowd, entry, set, with_route},
+    house::{ACME, House, OPERATOR, counted},
+    patience::until,
+    ports::Ports,
+    shop::{Folder, Load, Reflection, Shop, entry, set, with_route},
 };
-
-async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
-        while !done().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "not in time: {what}");
-}
 
 #[tokio::test]
 async fn a_service_joins_by_its_descriptors_and_sees_who_calls() {
@@ -118,7 +110,7 @@ async fn a_service_that_is_down_is_503_and_back_when_it_is_up() {
 #[tokio::test]
 async fn a_service_tells_its_methods_by_reflection_when_it_is_there() {
     for version in [Reflection::V1, Reflection::V1Alpha] {
-        let shop = Shop::with("told", 0, version, |_, _| Ok(Duration::ZERO));
+        let shop = Shop::with("told", version, |_, _| Ok(Duration::ZERO));
         let folder = Folder::of(&[], "");
         folder.write("upstreams.toml", entry(&[shop.url()], "reflection = true"));
         let house = House::open(&["--upstreams", &folder.upstreams()]).await;
@@ -126,12 +118,13 @@ async fn a_service_tells_its_methods_by_reflection_when_it_is_there() {
         assert_eq!(answer.status, 200, "{}", answer.json);
     }
     // The edge starts without it, and asks until it answers.
-    let port = Shop::open("probe").address.port();
+    let ports = Ports::take();
+    let port = ports.next();
     let folder = Folder::of(&[], "");
     folder.write("upstreams.toml", entry(&[format!("http://localhost:{port}")], "reflection = true"));
     let house = House::open(&["--upstreams", &folder.upstreams()]).await;
     assert_eq!(house.get("/v1/orders/1").await.reason(), "ROUTE_NOT_FOUND");
-    let _late = Shop::with("late", port, Reflection::V1, |_, _| Ok(Duration::ZERO));
+    let _late = Shop::on("late", port, Reflection::V1);
     until("the late service is served", async || house.get("/v1/orders/1").await.status == 200).await;
 }
 
@@ -140,32 +133,33 @@ async fn descriptors_are_swapped_under_load_and_errors_change_nothing() {
     let (shop, other) = (Shop::open("one"), Shop::open("two"));
     let folder = Folder::of(&[shop.url()], "");
     let house = House::open(&["--upstreams", &folder.upstreams(), "--rate-ip-read", "100000000"]).await;
-    let stop = CancellationToken::new();
     let request = || Request::get("http://localhost/v1/orders/1").body(Full::<Bytes>::default()).unwrap();
-    let load = tokio::spawn(crowd(house.address, 8, request, stop.clone()));
+    let load = Load::start(house.address, 8, request);
+    load.goes_on(20).await;
 
     // A new route with a new set.
     let more = with_route("/v1/{name=purchases/*}");
     folder.write("shop.binpb", more);
     until("the new route is served", async || house.get("/v1/purchases/1").await.status == 200).await;
     // A broken file changes nothing.
+    let refused = || counted("tenon_edge_reloads_total", "refused");
+    let before = refused();
     folder.write("upstreams.toml", "[[upstream]]\nname = 1\n");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    until("the broken file was read", async || refused() > before).await;
     assert_eq!(house.get("/v1/purchases/1").await.status, 200);
     // Another endpoint.
     folder.write("upstreams.toml", entry(&[other.url()], "descriptors = \"shop.binpb\""));
     until("the other endpoint is used", async || house.get("/v1/orders/1").await.json["server"] == "two").await;
+    load.goes_on(20).await;
     // And away.
-    stop.cancel();
-    let seen = load.await.unwrap();
-    assert!(seen.failed.is_empty() && seen.ok > 30, "{} ok, failed: {:?}", seen.ok, seen.failed.first());
+    load.end().await.is_served();
     folder.write("upstreams.toml", "");
     until("nothing is left of it", async || house.get("/v1/orders/1").await.status == 404).await;
 }
 
 #[tokio::test]
 async fn each_call_that_succeeds_counts_once_in_every_protocol() {
-    let shop = Shop::with("one", 0, Reflection::None, |_, headers| match headers.contains_key("idempotency-key") {
+    let shop = Shop::with("one", Reflection::None, |_, headers| match headers.contains_key("idempotency-key") {
         true => Err(tonic::Status::not_found("as it was asked")),
         false => Ok(Duration::ZERO),
     });

@@ -38,10 +38,11 @@ fn kill_postgres(folder: &std::path::Path) {
     kill_process(pid.expect("the first line is its process"), Signal::KILL).expect("it runs");
 }
 
-async fn runs(edge: &Edge, token: &str) -> Vec<Value> {
+/// The runs, once the database can tell.
+async fn runs(edge: &Edge, token: &str) -> Option<Vec<Value>> {
     let (status, page) = edge.get("/v1/runs?pageSize=1000", token).await;
-    assert_eq!(status, StatusCode::OK, "{page}");
-    page["runs"].as_array().expect("a page has runs").clone()
+    assert!(status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE, "{page}");
+    page["runs"].as_array().cloned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +68,7 @@ async fn when_postgres_is_killed_calls_are_told_so_and_what_was_acknowledged_is_
     dev.process.kill_9();
     let dev = Dev::on(folder.path(), &flags).await;
     let kept = eventually("every run ends", || async {
-        let runs = runs(&dev.edge, &tenant.token).await;
+        let runs = runs(&dev.edge, &tenant.token).await?;
         runs.iter().all(|run| run["state"] == "SUCCEEDED").then_some(runs)
     });
     let kept: BTreeSet<String> = kept.await.iter().map(|run| text(&run["name"])).collect();

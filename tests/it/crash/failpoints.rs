@@ -69,25 +69,38 @@ fn share(of: usize, number: usize) -> Vec<String> {
 /// up as the cause of them.
 const SHARES: usize = 6;
 
-async fn killed_in_shares(numbers: [usize; 2]) {
-    for number in numbers {
-        killed_at(Backends::Embedded, &format!("points-{number}"), &share(SHARES, number)).await;
-    }
+async fn killed_in_share(number: usize) {
+    killed_at(Backends::Embedded, &format!("points-{number}"), &share(SHARES, number)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_place_it_does_everything_once() {
-    killed_in_shares([0, 3]).await;
+async fn killed_at_each_place_of_the_first_share_it_does_everything_once() {
+    killed_in_share(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_second_place_it_does_everything_once() {
-    killed_in_shares([1, 4]).await;
+async fn killed_at_each_place_of_the_second_share_it_does_everything_once() {
+    killed_in_share(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_third_place_it_does_everything_once() {
-    killed_in_shares([2, 5]).await;
+async fn killed_at_each_place_of_the_third_share_it_does_everything_once() {
+    killed_in_share(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_place_of_the_fourth_share_it_does_everything_once() {
+    killed_in_share(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_place_of_the_fifth_share_it_does_everything_once() {
+    killed_in_share(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_place_of_the_sixth_share_it_does_everything_once() {
+    killed_in_share(5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

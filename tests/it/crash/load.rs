@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::Eyes;
+use super::{Eyes, comes_again};
 use crate::harness::{EVENTS, Mesh, Tenant, answer, eventually};
 
 /// Runs of a load.
@@ -73,10 +73,9 @@ async fn started(request: RequestBuilder) -> String {
         let request = request.try_clone().expect("a body of JSON can be sent again");
         async move {
             let response = request.send().await.ok()?;
-            // A process that is just being killed or started says so with a 5xx.
             let status = response.status();
             let body: Value = response.json().await.ok()?;
-            (!status.is_server_error()).then_some((status, body))
+            (!comes_again(status, &body)).then_some((status, body))
         }
     });
     let (status, body) = asked.await;

@@ -4,7 +4,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Dice, Eyes};
+use super::{Dice, Eyes, comes_again};
 use crate::harness::{Backends, Mesh, answer, eventually};
 
 /// Sign-ups that are under way when a process dies.
@@ -27,11 +27,11 @@ fn request(mesh: &Mesh, slug: &str) -> RequestBuilder {
     mesh.request(Method::POST, "/v1/tenants:onboard").header("idempotency-key", slug).json(&body)
 }
 
-/// Sends the same request until it is answered with something else than a 5xx.
+/// Sends the same request until it is answered with something else than to ask again.
 async fn again(mesh: &Mesh, slug: &str) -> Value {
     let asked = eventually("the sign-up is answered", || async {
         let (status, body) = answer(request(mesh, slug)).await;
-        (!status.is_server_error()).then_some((status, body))
+        (!comes_again(status, &body)).then_some((status, body))
     });
     let (status, body) = asked.await;
     assert_eq!(status, StatusCode::OK, "{slug}: {body}");

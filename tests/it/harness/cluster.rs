@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::Process;
+use super::{Process, postgres::lets_in};
 
 /// The server and its folder. It writes through to the disk's cache, so that a crash of the server loses nothing.
 #[derive(Debug)]
@@ -17,16 +17,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes one and starts it. It listens then; what needs its answers waits for it as `tenon` does.
+    /// Makes one and starts it.
     pub fn start(port: u16) -> Self {
-        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        let folder = folder();
         let data = folder.path().join("data");
         let data = data.to_str().expect("a temporary folder's name is text");
-        if rustix::process::getuid().is_root() {
-            // Postgres refuses root.
-            let owned = Command::new("chown").arg("postgres:").arg(folder.path()).status();
-            assert!(owned.expect("chown is there").success(), "there is no account postgres");
-        }
         let mut initdb = as_postgres("initdb");
         initdb.args(["-D", data, "-U", "tenon", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let made = initdb.output().expect("initdb can be started");
@@ -37,7 +32,7 @@ impl Cluster {
             command.args(["-c", setting]);
         }
         let mut process = Process::start("postgres", &command);
-        process.listens(port);
+        process.answers(port, lets_in);
         Self { port, command, process, _folder: folder }
     }
 
@@ -46,7 +41,7 @@ impl Cluster {
         self.process.signal(Signal::QUIT);
         self.process.wait();
         self.process = Process::start("postgres", &self.command);
-        self.process.listens(self.port);
+        self.process.answers(self.port, lets_in);
     }
 }
 
@@ -59,10 +54,31 @@ impl Drop for Cluster {
     }
 }
 
-/// A program of Postgres, under an account that it takes.
+/// A folder that the account of Postgres may write to.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    if !rustix::process::getuid().is_root() {
+        return folder;
+    }
+    // Postgres refuses root, and its account may be kept out of where root has its temporary folder.
+    let own = |folder: &TempDir| {
+        let owned = Command::new("chown").arg("postgres:").arg(folder.path()).status();
+        assert!(owned.expect("chown is there").success(), "there is no account postgres");
+        let comes_in = as_postgres("ls").arg(folder.path()).output();
+        comes_in.expect("setpriv is there").status.success()
+    };
+    if own(&folder) {
+        return folder;
+    }
+    let folder = tempfile::tempdir_in("/tmp").expect("/tmp can be written");
+    assert!(own(&folder), "the account postgres can come into no temporary folder");
+    folder
+}
+
+/// A program, of Postgres if it has one by that name, under an account that Postgres takes.
 fn as_postgres(program: &str) -> Command {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = installed.map(|version| version.path().join("bin").join(program)).max();
+    let newest = installed.map(|version| version.path().join("bin").join(program)).filter(|file| file.exists()).max();
     let program = newest.unwrap_or_else(|| PathBuf::from(program));
     if !rustix::process::getuid().is_root() {
         return Command::new(program);

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Edge, Ports, Process, edge::text, eventually, tenon};
+use super::{Edge, Ports, Process, edge::text, eventually, process::PATIENCE, tenon};
 
 /// A `tenon dev` that is ready.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Dev {
             command.env(format!("TENON_RATE_IP_{class}"), "1000000");
         }
         let mut process = Process::start("tenon dev", &command);
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + PATIENCE;
         let ready = loop {
             if let Ok(written) = std::fs::read_to_string(&file) {
                 break serde_json::from_str::<Value>(&written).expect("the ready file appears whole");

@@ -5,6 +5,11 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
+use super::process::PATIENCE;
+
+/// Sooner than the mesh closes a connection that rests, so that no request meets its end.
+pub const IDLE: Duration = Duration::from_secs(30);
+
 /// An edge that answers.
 #[derive(Debug, Clone)]
 pub struct Edge {
@@ -30,7 +35,7 @@ pub struct Tenant {
 
 impl Edge {
     pub fn new(url: &str, operator_key: &str) -> Self {
-        let http = Client::builder().timeout(Duration::from_secs(30)).no_proxy().build();
+        let http = Client::builder().timeout(PATIENCE).pool_idle_timeout(IDLE).no_proxy().build();
         let http = http.expect("a plain client can be made");
         Self { url: url.to_owned(), operator_key: operator_key.to_owned(), http }
     }

@@ -14,6 +14,7 @@ mod outside;
 mod ports;
 mod postgres;
 mod process;
+mod second;
 mod servers;
 mod wire;
 
@@ -28,5 +29,6 @@ pub use mesh::{Backends, MESH_KEY, Mesh, PARTS};
 pub use outside::Outside;
 pub use ports::Ports;
 pub use postgres::{Database, EVENTS};
-pub use process::{Process, eventually};
+pub use process::{PATIENCE, Process, eventually};
+pub use second::{Asked, Second};
 pub use wire::{Answer, Headers, Wire, reason};

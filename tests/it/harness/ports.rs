@@ -7,9 +7,8 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Below the range from which the system takes the ports of outgoing connections.
-const FIRST: u16 = 20_000;
-const LAST: u16 = 32_000;
+/// How many are looked through.
+const SPAN: u16 = 12_000;
 const BLOCK: u16 = 10;
 
 /// Ten ports that are ours until this is dropped.
@@ -25,13 +24,14 @@ impl Ports {
     pub fn take() -> Self {
         let folder = shared_folder("tenon-test-ports");
         let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        for first in (FIRST..LAST).step_by(usize::from(BLOCK)) {
+        let start = start();
+        for first in (start..start + SPAN).step_by(usize::from(BLOCK)) {
             let lock = File::create(folder.join(first.to_string())).expect("the temporary folder can be written");
             if lock.try_lock().is_ok() && (first..first + BLOCK).all(is_free) {
                 return Self { first, given: AtomicU16::new(0), _lock: lock };
             }
         }
-        panic!("no ten free ports between {FIRST} and {LAST}: end the processes that hold them");
+        panic!("no ten free ports between {start} and {}: end the processes that hold them", start + SPAN);
     }
 
     /// The next port of the block.
@@ -39,6 +39,18 @@ impl Ports {
         let index = self.given.fetch_add(1, Ordering::Relaxed);
         assert!(index < BLOCK, "a block has {BLOCK} ports; take another");
         self.first + index
+    }
+}
+
+/// The first of ports that the system gives to nobody by itself: neither to outgoing connections nor to who asks for any.
+fn start() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut bounds = range.split_whitespace().filter_map(|bound| bound.parse::<u16>().ok());
+    match (bounds.next(), bounds.next()) {
+        (Some(low), _) if low >= 1_024 + SPAN => (low - SPAN).min(20_000),
+        (_, Some(high)) if high < u16::MAX - SPAN => high + 1,
+        // Elsewhere they begin at 49,152 (RFC 6335).
+        _ => 20_000,
     }
 }
 

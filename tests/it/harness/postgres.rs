@@ -6,21 +6,26 @@
 
 use std::{
     fs::{self, File},
+    io::{self, Write as _},
+    net::TcpStream,
     path::PathBuf,
     process::Stdio,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
+    postgres::PgConnectOptions,
 };
 
-use super::{binary, ports::shared_folder, tenon};
+use super::{
+    binary,
+    ports::shared_folder,
+    process::{PATIENCE, hears, says},
+    tenon,
+};
 
 /// The events of all histories, one a row, for a FROM.
 pub const EVENTS: &str =
@@ -59,9 +64,10 @@ impl Database {
 
     async fn copy_of(template: impl Fn(&Server) -> String) -> Self {
         let server = tokio::task::spawn_blocking(|| SERVER.0.clone()).await.expect("the server starts");
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut connection = PgConnection::connect_with(&server.owner).await.expect("the server answers");
+        // Not by the id of this process: they come again within one test run.
+        let unique = "select 'test_' || replace(gen_random_uuid()::text, '-', '')";
+        let name: String = connection.fetch_one(unique).await.expect("the server answers").get(0);
         let statement = format!("create database {name} template {} strategy file_copy", template(&server));
         connection.execute(AssertSqlSafe(statement)).await.expect("the template can be copied");
         let port = server.owner.get_port();
@@ -160,8 +166,16 @@ fn answering(ready: &PathBuf) -> Option<String> {
     let written: Value = serde_json::from_str(&fs::read_to_string(ready).ok()?).ok()?;
     let url = written["url"].as_str()?.to_owned();
     let options: PgConnectOptions = url.parse().ok()?;
-    std::net::TcpStream::connect(("127.0.0.1", options.get_port())).ok()?;
+    hears(options.get_port(), lets_in).ok()?;
     Some(url)
+}
+
+/// A server that has only begun to listen says that it is starting up, as an error; one that is ready asks who it is.
+pub fn lets_in(stream: &mut TcpStream) -> io::Result<()> {
+    let startup = b"\0\x03\0\0user\0tenon\0database\0postgres\0\0";
+    let length = u32::try_from(startup.len() + 4).expect("it is short").to_be_bytes();
+    stream.write_all(&[&length[..], startup].concat())?;
+    says(stream, b"R")
 }
 
 #[expect(clippy::zombie_processes, reason = "it outlives this process on purpose, and ends by itself")]
@@ -181,7 +195,7 @@ fn start(ready: &PathBuf, folder: &std::path::Path) -> String {
     // A group of its own: it outlives this test for the next one.
     std::os::unix::process::CommandExt::process_group(&mut server, 0);
     let mut server = server.spawn().expect("the binary can be started");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(url) = answering(ready) {
             return url;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Read as _},
     net::TcpStream,
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::tenon;
+
+/// How long a test waits for what is to happen: only one that fails waits that long, on however slow a machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that was started; dropping it ends it.
 #[derive(Debug)]
@@ -83,7 +86,7 @@ impl Process {
 
     /// Waits for its end: the exit code.
     pub fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.guard.try_wait().expect("a child can be waited for") {
                 Some(status) => return status.code(),
@@ -95,10 +98,15 @@ impl Process {
 
     /// Waits until it listens on a port, and fails with its log when it ends instead.
     pub fn listens(&mut self, port: u16) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(self.is_running(), "{} ended before it listened on {port}:\n{}", self.name, self.log());
-            assert!(Instant::now() < deadline, "{} does not listen on {port}:\n{}", self.name, self.log());
+        self.answers(port, |_| Ok(()));
+    }
+
+    /// Waits until it takes connections on a port and says there what is wanted: who listens need not answer yet.
+    pub fn answers(&mut self, port: u16, talk: impl Fn(&mut TcpStream) -> io::Result<()>) {
+        let deadline = Instant::now() + PATIENCE;
+        while hears(port, &talk).is_err() {
+            assert!(self.is_running(), "{} ended before it answered on {port}:\n{}", self.name, self.log());
+            assert!(Instant::now() < deadline, "{} does not answer on {port}:\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -120,14 +128,28 @@ impl Drop for Process {
     }
 }
 
-/// Waits until something holds; fails with what it was after half a minute.
+/// Talks to whoever listens on a port.
+pub fn hears(port: u16, talk: impl Fn(&mut TcpStream) -> io::Result<()>) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    talk(&mut stream)
+}
+
+/// Reads what must come first.
+pub fn says(stream: &mut TcpStream, expected: &[u8]) -> io::Result<()> {
+    let mut said = vec![0; expected.len()];
+    stream.read_exact(&mut said)?;
+    if said == expected { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&said))) }
+}
+
+/// Waits until something holds; fails with what it was when it is out of patience.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited 30 s in vain for: {what}");
+        assert!(Instant::now() < deadline, "waited {} s in vain for: {what}", PATIENCE.as_secs());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,11 +1,15 @@
 //! Redis and NATS with JetStream, on ports of their own, for one test.
 
-use std::process::Command;
+use std::{
+    io::{self, Write as _},
+    net::TcpStream,
+    process::Command,
+};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{Ports, Process};
+use super::{Ports, Process, process::says};
 
 /// A server and the folder that it writes to.
 #[derive(Debug)]
@@ -15,8 +19,12 @@ pub struct Server {
     name: &'static str,
     command: Command,
     port: u16,
+    ready: Ready,
     _folder: TempDir,
 }
+
+/// What a server says when it serves.
+type Ready = fn(&mut TcpStream) -> io::Result<()>;
 
 impl Server {
     /// `kill -9`, and a start on the same folder and port.
@@ -24,7 +32,7 @@ impl Server {
         self.process.signal(Signal::KILL);
         self.process.wait();
         self.process = Process::start(self.name, &self.command);
-        self.process.listens(self.port);
+        self.process.answers(self.port, self.ready);
     }
 }
 
@@ -33,7 +41,10 @@ pub fn redis(ports: &Ports) -> Server {
     let port = ports.next();
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no", "--dir"]);
-    start("redis-server", command, port, format!("redis://127.0.0.1:{port}"))
+    start("redis-server", command, port, format!("redis://127.0.0.1:{port}"), |stream| {
+        stream.write_all(b"PING\r\n")?;
+        says(stream, b"+PONG")
+    })
 }
 
 /// NATS with JetStream.
@@ -44,14 +55,14 @@ pub fn nats(ports: &Ports) -> Server {
         if std::path::Path::new("/usr/sbin/nats-server").exists() { "/usr/sbin/nats-server" } else { "nats-server" };
     let mut command = Command::new(program);
     command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream", "--store_dir"]);
-    start("nats-server", command, port, format!("nats://127.0.0.1:{port}"))
+    start("nats-server", command, port, format!("nats://127.0.0.1:{port}"), |stream| says(stream, b"INFO "))
 }
 
 /// The last argument is the folder.
-fn start(name: &'static str, mut command: Command, port: u16, url: String) -> Server {
+fn start(name: &'static str, mut command: Command, port: u16, url: String, ready: Ready) -> Server {
     let folder = tempfile::tempdir().expect("the temporary folder can be written");
     command.arg(folder.path());
     let mut process = Process::start(name, &command);
-    process.listens(port);
-    Server { url, process, name, command, port, _folder: folder }
+    process.answers(port, ready);
+    Server { url, process, name, command, port, ready, _folder: folder }
 }

@@ -1,14 +1,12 @@
 //! One call by either door, the edge's HTTP or a service's own gRPC port, with one form of answer for both.
 
-use std::time::Duration;
-
 use prost_reflect::{DynamicMessage, prost::Message as _};
 use reqwest::{Client, Method as Verb, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Mesh, contract::Endpoint};
+use super::{Mesh, contract::Endpoint, edge::IDLE, process::PATIENCE};
 
 /// Header names and values of a request; a name may stand twice.
 pub type Headers = Vec<(&'static str, String)>;
@@ -45,7 +43,7 @@ pub struct Answer {
 
 impl Wire {
     pub fn new() -> Self {
-        let client = || Client::builder().timeout(Duration::from_secs(30)).no_proxy();
+        let client = || Client::builder().timeout(PATIENCE).pool_idle_timeout(IDLE).no_proxy();
         let edge = client().build().expect("a plain client can be made");
         let grpc = client().http2_prior_knowledge().build().expect("a plain client can be made");
         Self { edge, grpc }

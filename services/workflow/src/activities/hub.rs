@@ -35,10 +35,13 @@ const STREAMS_MAX: usize = 100;
 const CALLED: Duration = Duration::from_secs(30);
 const CALLED_MAX: usize = 10_000;
 
+/// What streams of one tenant take tasks of, by their numbers.
+type Streams = HashMap<u64, Arc<[String]>>;
+
 /// Streams, and those of them that wait.
 #[derive(Default)]
 pub(super) struct Hub {
-    streams: Mutex<HashMap<TenantId, HashMap<u64, Arc<[String]>>>>,
+    streams: Mutex<HashMap<TenantId, Streams>>,
     /// Queues that were asked for by calls.
     called: Mutex<HashMap<Queue, Instant>>,
     /// A worker has come.

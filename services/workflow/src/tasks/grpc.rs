@@ -161,7 +161,9 @@ fn json(message: &DynamicMessage) -> Result<Value, Failure> {
 /// The service cannot be reached, or says when to come again.
 fn is_passing(status: &Status) -> bool {
     let come_again = || status.get_details_retry_info().is_some();
-    status.code() == Code::Unavailable || status.code() == Code::ResourceExhausted && come_again()
+    // ABORTED: the same call, made before a crash, is being served still, or another change came first.
+    status.code() == Code::Unavailable
+        || matches!(status.code(), Code::ResourceExhausted | Code::Aborted) && come_again()
 }
 
 /// How long the service asks to be left alone.

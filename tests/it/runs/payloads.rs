@@ -72,7 +72,8 @@ async fn a_large_value_is_written_once_however_many_steps_carry_it_along() {
     let wal = "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
     let sizes = "select sum(pg_total_relation_size(c.oid))::bigint from pg_class c
                  where c.relnamespace = 'workflow'::regnamespace and c.relkind = 'r'";
-    // Pages that change for the first time since a checkpoint are logged whole; that is not the steps' doing.
+    // The log is the whole server's, on which others write too, and a page is logged whole when it changes for the first time
+    // since a checkpoint: what a step itself writes is the least that was seen.
     let (mut written, mut least) = (Vec::new(), i64::MAX);
     let size_before = number(&mesh, sizes).await;
     for n in 0..STEPS - 1 {
@@ -92,14 +93,8 @@ async fn a_large_value_is_written_once_however_many_steps_carry_it_along() {
         written.push(step);
     }
     let grown = (number(&mesh, sizes).await - size_before) / i64::try_from(STEPS - 1).expect("a few");
-    let median = {
-        let mut sorted = written.clone();
-        sorted.sort_unstable();
-        sorted[sorted.len() / 2]
-    };
-    let figures =
-        format!("WAL of a step: median {median}, least {least}, all {written:?}; tables grow by {grown} a step");
-    assert!(median < WAL_MAX && grown < WAL_MAX, "{figures}");
+    let figures = format!("WAL of a step: least {least}, all {written:?}; tables grow by {grown} a step");
+    assert!(least < WAL_MAX && grown < WAL_MAX, "{figures}");
     println!("{figures}");
     assert_eq!(number(&mesh, "select count(*) from workflow.payloads").await, 1, "the document, and nothing else");
 

@@ -75,7 +75,9 @@ async fn held_run(mesh: &Mesh, tenant: &Tenant) {
     let body = json!({ "workflowId": id, "definition": { "StartAt": "A", "States": { "A": task } } });
     let (status, answer) = mesh.post("/v1/workflows", &tenant.token, &body).await;
     assert!(status.is_success(), "{answer}");
-    let body = json!({ "workflow": id, "idempotencyKey": "one", "attributes": { "colour": "red" } });
+    // So large that it is kept apart.
+    let input = json!({ "text": "x".repeat(10_000) });
+    let body = json!({ "workflow": id, "idempotencyKey": "one", "attributes": { "colour": "red" }, "input": input });
     let (status, run) = mesh.post("/v1/runs", &tenant.token, &body).await;
     assert!(status.is_success(), "{run}");
     let name = run["name"].as_str().expect("a run has a name");

@@ -1,6 +1,7 @@
 //! Workflows and runs through the edge: what is published, what each kind of state does, and who may do what.
 
 mod control;
+mod payloads;
 mod states;
 
 use reqwest::{Method, StatusCode};

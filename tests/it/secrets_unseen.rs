@@ -3,7 +3,7 @@
 use reqwest::Method as Verb;
 use serde_json::{Value, json};
 
-use crate::harness::{Backends, Headers, Mesh, Wire, eventually};
+use crate::harness::{Backends, Headers, Mesh, Wire, answer, eventually, text};
 
 /// In a place where secrets stand; `name` says where.
 fn secret(name: &str) -> String {
@@ -84,6 +84,39 @@ async fn a_secret_in_a_request_is_in_no_log() {
         (&json!(16), true),
         "{refused}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_of_a_webhook_is_shown_once_and_kept_sealed_only() {
+    let mesh = Mesh::start(Backends::Embedded).await;
+    let acme = mesh.onboard("acme").await;
+    let endpoint = json!({ "endpointId": "erp", "url": "https://erp.test/in", "eventTypes": ["x"] });
+    let mut shown = Vec::new();
+    for (path, body) in [
+        ("/v1/hooks", json!({ "hookId": "in", "scheme": "META", "secret": secret("hook") })),
+        ("/v1/hooks/in:rotateSecret", json!({})),
+        ("/v1/endpoints", endpoint),
+        ("/v1/endpoints/erp:rotateSecret", json!({})),
+    ] {
+        let send = async || {
+            let request = mesh.request(Verb::POST, path).bearer_auth(&acme.token).header("idempotency-key", path);
+            let (status, answer) = answer(request.json(&body)).await;
+            assert!(status.is_success(), "{path}: {answer}");
+            answer
+        };
+        let (first, again) = (send().await, send().await);
+        shown.push(text(&first["secret"]));
+        assert_eq!(first["name"], again["name"], "{path}");
+        assert!(again["secret"].as_str().is_none_or(str::is_empty), "{path}: {again}");
+    }
+    let kept = "select string_agg(row, ' ') from (
+                    select i::text as row from mesh.idempotency i union all select h::text from workflow.hooks h
+                    union all select e::text from workflow.endpoints e union all select o::text from mesh.outbox o) as rows";
+    let kept: String = sqlx::query_scalar(kept).fetch_one(&mut mesh.database.owner().await).await.expect("rows");
+    for secret in shown {
+        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        assert!(secret.len() > 16 && !kept.contains(&secret) && !kept.contains(&hex), "{secret} is kept: {kept}");
+    }
 }
 
 /// A key that has been shown to the edge, as have two that are none.

@@ -12,6 +12,7 @@ pub mod fair;
 pub mod hooks;
 pub mod json;
 pub mod pauses;
+mod payloads;
 mod purges;
 pub mod quotas;
 pub mod runs;

@@ -1,11 +1,46 @@
 //! What people and services write by a call: killed and failed before and after each commit, and sent again under the same
 //! key, it is done once. The chassis has these places for every method of the contract, by the method's path.
 
-use reqwest::Method;
+mod accounts;
+mod answers;
+mod hooks;
+mod runs;
+mod setup;
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tenon_proto::policy::Effect;
 
 use super::{Eyes, LEASE, comes_again};
-use crate::harness::{Backends, Edge, Mesh, Outside, Tenant, eventually, text};
+use crate::harness::{Backends, Dns, Edge, Endpoint, Mesh, Outside, Tenant, eventually, text};
+
+/// Methods that write and are not killed here, and why.
+const ELSEWHERE: [(&str, &str); 1] = [(
+    "workflow.v1.ActivityService/PollActivities",
+    "a stream: crash/failpoints.rs kills what it commits, at the places tasks.commit and answers.commit",
+)];
+
+const SERVICES: [&str; 4] = ["auth", "billing", "tenant", "workflow"];
+
+/// Who calls.
+#[derive(Clone)]
+enum Who {
+    Bearer(String),
+    Operator,
+    Nobody,
+}
+
+/// What it comes to when a call is sent again whose change was committed and whose answer was lost.
+enum Again {
+    /// It is answered as if nothing had happened.
+    Same,
+    /// It is done once more: its answer holds a secret that nothing keeps.
+    Another,
+    /// It is refused, and this is there instead.
+    Refused(StatusCode, String),
+}
 
 /// A call that changes something.
 struct Write {
@@ -13,15 +48,109 @@ struct Write {
     method: &'static str,
     /// Which of its commits is the one that changes something.
     commit: u32,
+    who: Option<Who>,
     verb: Method,
     path: String,
-    body: Value,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
     /// What was done, in rows; each write does one.
     done: String,
+    again: Again,
 }
 
-/// A tenant, what it writes and who sees it.
+impl Write {
+    fn new(method: &'static str, verb: Method, path: impl Into<String>, done: impl Into<String>) -> Self {
+        let (path, done, headers, body) = (path.into(), done.into(), Vec::new(), Vec::new());
+        Self { method, commit: 1, who: None, verb, path, headers, body, done, again: Again::Same }
+    }
+
+    fn post(method: &'static str, path: impl Into<String>, body: &Value, done: impl Into<String>) -> Self {
+        Self::new(method, Method::POST, path, done).json(body)
+    }
+
+    fn delete(method: &'static str, path: impl Into<String>, done: impl Into<String>) -> Self {
+        Self::new(method, Method::DELETE, path, done)
+    }
+
+    fn json(self, body: &Value) -> Self {
+        self.raw("application/json", body.to_string())
+    }
+
+    fn raw(mut self, kind: &str, body: impl Into<Vec<u8>>) -> Self {
+        self.headers.push(("content-type", kind.to_owned()));
+        self.body = body.into();
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn by(self, who: Who) -> Self {
+        Self { who: Some(who), ..self }
+    }
+
+    /// What it changes is in this one of its commits.
+    fn at(self, commit: u32) -> Self {
+        Self { commit, ..self }
+    }
+
+    fn again(self, again: Again) -> Self {
+        Self { again, ..self }
+    }
+
+    /// The process that it is a method of.
+    fn target(&self) -> &'static str {
+        let of = |service: &&&str| self.method.starts_with(&format!("{service}.v1."));
+        SERVICES.iter().find(of).expect("a method is of a service")
+    }
+
+    fn place(&self, when: &str, deed: &str, passing: u32) -> String {
+        format!("/tenon.{}.{when}={deed}:{passing}", self.method)
+    }
+}
+
+/// A run, as the owner finds it.
+fn of_run(run: &str, and: &str) -> String {
+    let id = run.trim_start_matches("runs/run_");
+    format!("workflow.runs r where replace(r.id::text, '-', '') = '{id}' and {and}")
+}
+
+/// A task as a state.
+fn task(resource: &str, arguments: &Value) -> Value {
+    json!({ "Type": "Task", "Resource": resource, "Arguments": arguments, "End": true })
+}
+
+/// Methods that are tried on one mesh.
+#[derive(Clone, Copy)]
+enum Group {
+    Accounts,
+    Runs,
+    Answers,
+    Setup,
+    Hooks,
+}
+
+impl Group {
+    const ALL: [Self; 5] = [Self::Accounts, Self::Runs, Self::Answers, Self::Setup, Self::Hooks];
+
+    fn methods(self) -> &'static [&'static str] {
+        match self {
+            Self::Accounts => &accounts::METHODS,
+            Self::Runs => &runs::METHODS,
+            Self::Answers => &answers::METHODS,
+            Self::Setup => &setup::METHODS,
+            Self::Hooks => &hooks::METHODS,
+        }
+    }
+}
+
+/// A mesh with a tenant, what it writes and who sees it.
 struct Desk {
+    mesh: Mesh,
+    mail: Outside,
+    dns: Dns,
     tenant: Tenant,
     eyes: Eyes,
     writes: Vec<Write>,
@@ -30,135 +159,77 @@ struct Desk {
 }
 
 impl Desk {
-    async fn new(mesh: &Mesh, slug: &str) -> Self {
-        mesh.lift_limits().await;
-        let (tenant, eyes) = (mesh.onboard(slug).await, Eyes::open(mesh).await);
-        let task = |resource: &str| json!({ "Type": "Task", "Resource": resource, "Arguments": { "title": "Well?" }, "End": true });
-        let states = [
-            ("waits", json!({ "Type": "Task", "Resource": "signal:go", "End": true })),
-            ("asks", task("approval:")),
-            ("fails", json!({ "Type": "Fail", "Error": "E" })),
-            ("idle", json!({ "Type": "Succeed" })),
+    async fn of(group: Group) -> Self {
+        let (mail, dns) = (Outside::mail().await, Dns::start());
+        let smtp = format!("smtp://127.0.0.1:{}", mail.port);
+        let settings = [
+            LEASE,
+            ("TENON_SMTP_URL", smtp.as_str()),
+            ("TENON_SMTP_FROM", "no-reply@acme.test"),
+            ("TENON_PUBLIC_URL", "https://acme.test/"),
+            ("TENON_DNS_SERVERS", dns.address.as_str()),
         ];
-        for (id, state) in states {
-            let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Only", "States": { "Only": state } });
-            let (status, answer) =
-                mesh.post("/v1/workflows", &tenant.token, &json!({ "workflowId": id, "definition": definition })).await;
-            assert!(status.is_success(), "{answer}");
+        let mesh = Mesh::start_separately_with(Backends::Embedded, &settings).await;
+        mesh.lift_limits().await;
+        let (tenant, eyes) = (mesh.onboard("writes").await, Eyes::open(&mesh).await);
+        let mut desk = Self { mesh, mail, dns, tenant, eyes, writes: Vec::new(), sent: Vec::new() };
+        match group {
+            Group::Accounts => accounts::prepare(&mut desk).await,
+            Group::Runs => runs::prepare(&mut desk).await,
+            Group::Answers => answers::prepare(&mut desk).await,
+            Group::Setup => setup::prepare(&mut desk).await,
+            Group::Hooks => hooks::prepare(&mut desk).await,
         }
-        let mut desk = Self { tenant, eyes, writes: Vec::new(), sent: Vec::new() };
-        desk.of_runs(mesh).await;
-        desk.of_others(slug);
+        let prepared: Vec<&str> = desk.writes.iter().map(|write| write.method).collect();
+        assert_eq!(prepared, group.methods(), "what METHODS names is what prepare makes, in that order");
         desk
     }
 
-    async fn run(&self, mesh: &Mesh, workflow: &str) -> String {
-        let (status, run) = mesh.post("/v1/runs", &self.tenant.token, &json!({ "workflow": workflow })).await;
-        assert!(status.is_success(), "{run}");
-        text(&run["name"])
+    /// Something that a write is about.
+    async fn made(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.mesh.post(path, &self.tenant.token, &body).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        answer
     }
 
-    /// What is told to runs that wait, to one that failed, and to one that asks.
-    async fn of_runs(&mut self, mesh: &Mesh) {
-        let of = |method, commit, verb: &str, run: &str, body: Value, done: &str| {
-            let id = run.trim_start_matches("runs/run_").to_owned();
-            let done = format!("workflow.runs r where replace(r.id::text, '-', '') = '{id}' and {done}");
-            Write { method, commit, verb: Method::POST, path: format!("/v1/{run}:{verb}"), body, done }
-        };
-        let redriven = "exists (select from workflow.history h where h.tenant_id = r.tenant_id and h.run_id = r.id
-                        having count(*) filter (where h.events::text like '%ExecutionRedriven%') = 1)";
-        let paused = self.run(mesh, "waits").await;
-        let (status, answer) = mesh.post(&format!("/v1/{paused}:pause"), &self.tenant.token, &json!({})).await;
-        assert!(status.is_success(), "{answer}");
-        for (method, commit, verb, workflow, body, done) in [
-            ("workflow.v1.RunService/CancelRun", 1, "cancel", "waits", json!({}), "r.state = 'CANCELLED'"),
-            ("workflow.v1.RunService/TerminateRun", 1, "terminate", "waits", json!({}), "r.state = 'CANCELLED'"),
-            ("workflow.v1.RunService/PauseRun", 2, "pause", "waits", json!({}), "r.paused is not null"),
-            (
-                "workflow.v1.RunService/SignalRun",
-                1,
-                "signal",
-                "waits",
-                json!({ "signal": "go" }),
-                "r.state = 'SUCCEEDED'",
-            ),
-            ("workflow.v1.RunService/RetryRun", 1, "retry", "fails", json!({}), redriven),
-        ] {
-            let run = self.run(mesh, workflow).await;
-            if workflow == "fails" {
-                let id = run.trim_start_matches("runs/run_");
-                let ended = format!(
-                    "select count(*) from workflow.runs where replace(id::text, '-', '') = '{id}' and state = 'FAILED'"
-                );
-                self.eyes.reaches(&ended, 1).await;
-            }
-            self.writes.push(of(method, commit, verb, &run, body, done));
-        }
-        self.writes.push(of("workflow.v1.RunService/ResumeRun", 2, "resume", &paused, json!({}), "r.paused is null"));
-        let asks = self.run(mesh, "asks").await;
-        let name = eventually("it is asked", || async {
-            let (_, page) = mesh.get("/v1/approvals", &self.tenant.token).await;
-            page["approvals"][0]["name"].as_str().map(str::to_owned)
-        })
-        .await;
-        let decided = "r.state = 'SUCCEEDED'";
-        let mut decide =
-            of("workflow.v1.ApprovalService/DecideApproval", 2, "", &asks, json!({ "decision": "approved" }), decided);
-        decide.path = format!("/v1/{name}:decide");
-        self.writes.push(decide);
+    /// A workflow of one state.
+    async fn workflow(&self, id: &str, state: Value) {
+        let definition = json!({ "QueryLanguage": "JSONata", "StartAt": "Only", "States": { "Only": state } });
+        self.made("/v1/workflows", json!({ "workflowId": id, "definition": definition })).await;
     }
 
-    /// What makes something.
-    fn of_others(&mut self, slug: &str) {
-        let tenant = format!("tenant_id = (select tenant_id from tenant.tenants where slug = '{slug}')");
-        let user = json!({ "email": "bob@b.test", "password": "correct horse battery", "roles": ["viewer"] });
-        let usage = json!({ "events": [{ "id": "one", "meter": "points" }] });
-        let runs = json!({ "requests": [{ "workflow": "waits", "entityId": "batch" }] });
-        for (method, path, body, done) in [
-            ("auth.v1.UserService/CreateUser", "/v1/users", user, "auth.users where roles = '{viewer}' and"),
-            (
-                "billing.v1.UsageService/IngestUsage",
-                "/v1/usage:ingest",
-                usage,
-                "billing.usage_events where meter = 'points' and",
-            ),
-            (
-                "workflow.v1.RunService/BatchCreateRuns",
-                "/v1/runs:batchCreate",
-                runs,
-                "workflow.runs where entity_id = 'batch' and",
-            ),
-            (
-                "workflow.v1.SecretService/CreateSecret",
-                "/v1/secrets",
-                json!({ "secretId": "s", "value": "v" }),
-                "workflow.secrets where",
-            ),
-            (
-                "workflow.v1.PauseService/CreatePause",
-                "/v1/pauses",
-                json!({ "workflow": "idle" }),
-                "workflow.pauses where",
-            ),
-        ] {
-            let (path, done) = (path.to_owned(), format!("{done} {tenant}"));
-            self.writes.push(Write { method, commit: 1, verb: Method::POST, path, body, done });
-        }
+    /// A run of a workflow.
+    async fn run(&self, workflow: &str) -> String {
+        text(&self.made("/v1/runs", json!({ "workflow": workflow })).await["name"])
     }
 
     /// Sends a write under a key until something that lives answers.
-    fn send(&mut self, mesh: &Mesh, index: usize) {
+    fn send(&mut self, index: usize) {
         let write = &self.writes[index];
-        let (edge, token): (Edge, String) = (mesh.edge.clone(), self.tenant.token.clone());
+        let edge: Edge = self.mesh.edge.clone();
+        let who = write.who.clone().unwrap_or_else(|| Who::Bearer(self.tenant.token.clone()));
         let (verb, path, body, key) = (write.verb.clone(), write.path.clone(), write.body.clone(), write.method);
+        let headers = write.headers.clone();
+        let refused = match &write.again {
+            Again::Refused(status, _) => Some(*status),
+            Again::Same | Again::Another => None,
+        };
         self.sent.push(tokio::spawn(async move {
             eventually(&format!("{path} is answered"), || async {
-                let request = edge.request(verb.clone(), &path).bearer_auth(&token).header("idempotency-key", key);
-                let response = request.json(&body).send().await.ok()?;
+                let request = edge.request(verb.clone(), &path).header("idempotency-key", key).body(body.clone());
+                let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+                let request = match &who {
+                    Who::Bearer(token) => request.bearer_auth(token),
+                    Who::Operator => request.header("x-operator-key", &edge.operator_key),
+                    Who::Nobody => request,
+                };
+                let response = request.send().await.ok()?;
                 let status = response.status();
-                let answer = response.json().await.unwrap_or_default();
-                assert!(status.is_success() || comes_again(status, &answer), "{path}: {status} {answer}");
-                status.is_success().then_some(())
+                // A page is none.
+                let answer: Value = response.json().await.unwrap_or_default();
+                let is_answer = status.is_success() || Some(status) == refused;
+                assert!(is_answer || comes_again(status, &answer), "{path}: {status} {answer}");
+                is_answer.then_some(())
             })
             .await;
         }));
@@ -170,59 +241,154 @@ impl Desk {
         }
     }
 
-    /// Waits for every answer; then each was done once.
-    async fn comes_out_whole(&mut self) {
+    /// Waits for every answer; then each was done once, or what a repetition after its commit comes to.
+    async fn comes_out_whole(&mut self, committed: bool) {
         self.is_answered().await;
-        for Write { method, done, .. } in &self.writes {
-            self.eyes.reaches(&format!("select count(*) from {done}"), 1).await;
-            assert_eq!(self.eyes.count(&format!("select count(*) from {done}")).await, 1, "{method}: {done}");
+        for Write { method, done, again, .. } in &self.writes {
+            let (done, times) = match again {
+                Again::Another if committed => (done, 2),
+                Again::Refused(_, instead) if committed => (instead, 1),
+                Again::Same | Again::Another | Again::Refused(..) => (done, 1),
+            };
+            self.eyes.reaches(&format!("select count(*) from {done}"), times).await;
+            assert_eq!(self.eyes.count(&format!("select count(*) from {done}")).await, times, "{method}: {done}");
         }
     }
 }
 
-async fn killed(when: &str, slug: &str) {
-    let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
-    let mut desk = Desk::new(&mesh, slug).await;
-    mesh.kill_9("all");
+#[test]
+fn every_method_that_writes_is_killed_here() {
+    let writes = |at: &Endpoint| at.method.effect != Effect::None;
+    let of_contract = Endpoint::all().into_iter().filter(writes);
+    let of_contract: BTreeSet<String> =
+        of_contract.map(|at| at.method.path.trim_start_matches("/tenon.").to_owned()).collect();
+    let here = Group::ALL.into_iter().flat_map(Group::methods).copied();
+    let known: Vec<&str> = here.chain(ELSEWHERE.map(|(method, _)| method)).collect();
+    let missing: Vec<&String> = of_contract.iter().filter(|method| !known.contains(&method.as_str())).collect();
+    assert!(missing.is_empty(), "add to METHODS and prepare of a group in crash/writes/, or to ELSEWHERE: {missing:?}");
+    let gone: Vec<&&str> = known.iter().filter(|method| !of_contract.contains(**method)).collect();
+    assert!(gone.is_empty(), "the contract has no such methods that write: {gone:?}");
+    assert_eq!(known.iter().collect::<BTreeSet<_>>().len(), known.len(), "each once");
+}
+
+async fn killed(when: &str, group: Group) {
+    let mut desk = Desk::of(group).await;
+    let mut dead: Option<&'static str> = None;
     for index in 0..desk.writes.len() {
-        let Write { method, commit, .. } = desk.writes[index];
-        mesh.start_failing("all", &format!("/tenon.{method}.{when}=kill:{commit}"));
+        let (target, place) =
+            (desk.writes[index].target(), desk.writes[index].place(when, "kill", desk.writes[index].commit));
+        match dead {
+            Some(dead) if dead == target => {}
+            Some(dead) => {
+                desk.mesh.restart(dead).await;
+                desk.mesh.kill_9(target);
+            }
+            None => desk.mesh.kill_9(target),
+        }
+        desk.mesh.start_failing(target, &place);
         // What the death before has cut off is another method's.
         desk.is_answered().await;
-        desk.send(&mesh, index);
-        let what = format!("it dies {when} the commit of {method}");
-        eventually(&what, || std::future::ready(mesh.has_ended("all").then_some(()))).await;
+        desk.send(index);
+        let what = format!("it dies at {place}");
+        eventually(&what, || std::future::ready(desk.mesh.has_ended(target).then_some(()))).await;
+        dead = Some(target);
     }
-    mesh.restart("all").await;
-    desk.comes_out_whole().await;
+    desk.mesh.restart(dead.expect("something was killed")).await;
+    desk.comes_out_whole(when == "after").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_before_what_a_call_commits_it_does_it_once() {
-    killed("before", "writes-before").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_after_what_a_call_commits_it_does_it_once() {
-    killed("after", "writes-after").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn failing_before_and_after_what_each_call_commits_it_does_it_once() {
-    let mut mesh = Mesh::start_with(Backends::Embedded, &[LEASE]).await;
-    let mut desk = Desk::new(&mesh, "writes-failing").await;
-    mesh.kill_9("all");
-    let places = desk.writes.iter().flat_map(|Write { method, commit, .. }| {
-        ["before", "after"].map(|when| format!("/tenon.{method}.{when}=error:{commit}"))
+async fn failing(group: Group) {
+    let mut desk = Desk::of(group).await;
+    // The second try comes to the same commit, after those before it.
+    let places = desk.writes.iter().flat_map(|write| {
+        [write.place("before", "error", write.commit), write.place("after", "error", 2 * write.commit - 1)]
     });
-    let services = ["auth", "billing", "tenant", "workflow"].iter();
-    let services = services.flat_map(|service| ["before", "after"].map(|when| format!("{service}.{when}=error")));
-    let places: Vec<String> = places.chain(services).collect();
-    mesh.start_failing("all", &places.join(","));
-    for index in 0..desk.writes.len() {
-        desk.send(&mesh, index);
+    let own = SERVICES.iter().flat_map(|service| ["before", "after"].map(|when| format!("{service}.{when}=error")));
+    let places: Vec<String> = places.chain(own).collect();
+    for service in SERVICES {
+        desk.mesh.kill_9(service);
+        desk.mesh.start_failing(service, &places.join(","));
     }
-    desk.comes_out_whole().await;
+    for index in 0..desk.writes.len() {
+        desk.send(index);
+        desk.is_answered().await;
+    }
+    desk.comes_out_whole(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_commit_what_a_call_does_to_accounts_is_done_once() {
+    killed("before", Group::Accounts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_its_commit_what_a_call_does_to_accounts_is_done_once() {
+    killed("after", Group::Accounts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_before_and_after_its_commit_what_a_call_does_to_accounts_is_done_once() {
+    failing(Group::Accounts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_commit_what_a_call_tells_runs_is_done_once() {
+    killed("before", Group::Runs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_its_commit_what_a_call_tells_runs_is_done_once() {
+    killed("after", Group::Runs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_before_and_after_its_commit_what_a_call_tells_runs_is_done_once() {
+    failing(Group::Runs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_commit_what_a_call_answers_is_done_once() {
+    killed("before", Group::Answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_its_commit_what_a_call_answers_is_done_once() {
+    killed("after", Group::Answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_before_and_after_its_commit_what_a_call_answers_is_done_once() {
+    failing(Group::Answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_commit_what_a_call_sets_up_is_done_once() {
+    killed("before", Group::Setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_its_commit_what_a_call_sets_up_is_done_once() {
+    killed("after", Group::Setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_before_and_after_its_commit_what_a_call_sets_up_is_done_once() {
+    failing(Group::Setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_its_commit_what_a_call_does_to_webhooks_is_done_once() {
+    killed("before", Group::Hooks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_its_commit_what_a_call_does_to_webhooks_is_done_once() {
+    killed("after", Group::Hooks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_before_and_after_its_commit_what_a_call_does_to_webhooks_is_done_once() {
+    failing(Group::Hooks).await;
 }
 
 /// A call that fails is the run's to handle: what was not made is made once by a Retry; of what was made and not told, a

@@ -31,7 +31,8 @@ use super::{
 pub const EVENTS: &str =
     "(select h.tenant_id, h.run_id, h.time, h.first_id + e.at - 1 as id, (e.event ->> 0)::bigint as previous_id,
     e.event ->> 1 as type, e.event ->> 2 as state
-    from workflow.history h, json_array_elements(h.events) with ordinality as e (event, at))";
+    from workflow.history h, json_array_elements(case json_typeof(h.events) when 'array' then h.events
+    else h.events -> '$payload' end) with ordinality as e (event, at))";
 
 /// The password of every service role; roles belong to the whole server.
 pub const ROLE_PASSWORD: &str = "test-role-password";

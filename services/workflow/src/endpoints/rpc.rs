@@ -48,7 +48,7 @@ impl EndpointService for Endpoints {
 
         let mut tx = self.db.begin(&caller).await?;
         let endpoint = store::insert(&mut tx, &endpoint).await?.ok_or(Error::EndpointLimit)?;
-        Ok(tx.reply(Endpoint { secret, ..endpoint.into() }).await?)
+        Ok(shown_once(secret, tx.reply(endpoint.into()).await?))
     }
 
     async fn get_endpoint(&self, request: Request<GetEndpointRequest>) -> Result<Response<Endpoint>, Status> {
@@ -118,7 +118,7 @@ impl EndpointService for Endpoints {
         endpoint.previous_secret = Some(std::mem::replace(&mut endpoint.secret, new));
         endpoint.previous_until = Some(tx.clock().now() + TimeDelta::seconds(overlap));
         store::update(&mut tx, &endpoint).await?;
-        Ok(tx.reply(Endpoint { secret, ..endpoint.into() }).await?)
+        Ok(shown_once(secret, tx.reply(endpoint.into()).await?))
     }
 
     async fn delete_endpoint(
@@ -205,6 +205,12 @@ impl Endpoints {
     fn seal(&self, tenant: TenantId, endpoint_id: &str, secret: &str) -> Vec<u8> {
         self.mesh.sealer.seal(&model::Endpoint::purpose(tenant, endpoint_id), secret.as_bytes())
     }
+}
+
+/// The answer with the secret. What is kept to answer a repetition is without it: secrets are kept sealed only.
+fn shown_once(secret: String, mut answer: Response<Endpoint>) -> Response<Endpoint> {
+    answer.get_mut().secret = secret;
+    answer
 }
 
 fn secret_of(given: String) -> Result<String, Fault> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     asl::{Command, Event, Execution, Failure, Input, Machine, Outcome, Step},
+    payloads::Keeper,
     quotas,
     runs::{
         mail::{Letter, Message},
@@ -144,6 +145,8 @@ pub(super) struct Active {
     pub(super) fresh: bool,
     /// Whether it may have started runs that have not ended.
     pub(super) has_children: bool,
+    /// Its large values that are on disk.
+    pub(super) payloads: Keeper,
 }
 
 /// What came of some work.
@@ -193,6 +196,7 @@ impl Active {
             queued: false,
             fresh: true,
             has_children: false,
+            payloads: Keeper::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     asl::{Command, Event, Outcome},
+    payloads::Payload,
     runs::{mail::Kept, model::State},
 };
 
@@ -43,7 +44,7 @@ pub(super) struct Update {
 pub(super) struct Chapter {
     pub(super) first_id: i64,
     pub(super) last_id: i64,
-    /// [[previous id, type, state, details], ...] as JSON text.
+    /// [[previous id, type, state, details], ...] as JSON text, large values apart.
     pub(super) events: String,
     pub(super) time: DateTime<Utc>,
 }
@@ -55,6 +56,8 @@ pub(super) struct Advanced {
     pub(super) about: Arc<About>,
     pub(super) update: Update,
     pub(super) chapter: Option<Chapter>,
+    /// Large values that the update and the chapter refer to and that are not on disk yet.
+    pub(super) payloads: Vec<Payload>,
     pub(super) event: Option<bus::Event>,
     /// Set when this is the run's first step, and the run itself has to be added.
     pub(super) newborn: Option<Newborn>,
@@ -159,6 +162,7 @@ impl Advanced {
             active: None,
             update,
             chapter: chapter(taken.events, now),
+            payloads: Vec::new(),
             event,
             newborn: None,
             commands: taken.commands,
@@ -175,6 +179,12 @@ impl Advanced {
     }
 
     fn with(mut self, mut active: Box<Active>) -> Self {
+        let keeper = &mut active.payloads;
+        self.update.execution = self.update.execution.map(|text| keeper.fold_snapshot(text));
+        if let Some(chapter) = &mut self.chapter {
+            chapter.events = keeper.fold_events(std::mem::take(&mut chapter.events));
+        }
+        self.payloads = keeper.take_new();
         // Calls that nothing waits for any more.
         let live: Vec<u64> = active.execution.outstanding().iter().map(Command::token).collect();
         active.calls.retain(|token, call| {

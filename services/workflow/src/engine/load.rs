@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
 use tenon_chassis::{SystemTx, fail};
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ use crate::{
     asl::Execution,
     error::Error,
     fair,
+    payloads::{self, Digest, Keeper},
     runs::{mail::Letter, model::State},
 };
 
@@ -38,6 +40,7 @@ const CRASHES_MAX: i16 = 10;
 struct Claimed {
     rows: Vec<Row>,
     letters: HashMap<Key, Vec<Letter>>,
+    payloads: HashMap<Key, HashMap<Digest, Value>>,
 }
 
 /// Why a run that is due cannot be worked on.
@@ -55,7 +58,7 @@ impl Engine {
                 return;
             }
         };
-        let Claimed { rows, mut letters } = claimed;
+        let Claimed { rows, mut letters, mut payloads } = claimed;
         let mut given_up = Vec::new();
         for row in rows {
             let (key, about, mail) = (row.key(), row.about(self.config.workflow_retention_days), row.mail);
@@ -63,7 +66,7 @@ impl Engine {
             self.await_birth(key).await;
             let new = !self.runs.contains_key(&key);
             if new {
-                match self.restore(row) {
+                match self.restore(row, payloads.remove(&key).unwrap_or_default()) {
                     Ok(active) => drop(self.runs.insert(key, Box::new(active))),
                     Err(Unusable(why)) => {
                         let (now, clock) = (self.time.now(), self.db.clock());
@@ -147,6 +150,7 @@ impl Engine {
                 letters.entry(key).or_default().push(letter);
             }
         }
+        let payloads = store::list_payloads(&mut tx, &rows).await?;
         for row in &rows {
             self.writer.template(&mut tx, (row.tenant_id, &row.workflow_id, row.version)).await?;
         }
@@ -159,7 +163,7 @@ impl Engine {
         }
         let lost: Vec<i16> = due.into_iter().filter(|id| !held.contains(id)).collect();
         self.lose(&lost);
-        Ok(Claimed { rows, letters })
+        Ok(Claimed { rows, letters, payloads })
     }
 
     /// Makes due what this engine may have claimed without hearing of it.
@@ -205,7 +209,7 @@ impl Engine {
         self.waker.crowd.count(self.runs.keys().chain(awaited.iter()).map(|key| key.tenant));
     }
 
-    fn restore(&self, row: Row) -> Result<Active, Unusable> {
+    fn restore(&self, row: Row, payloads: HashMap<Digest, Value>) -> Result<Active, Unusable> {
         if row.crashes >= CRASHES_MAX {
             return Err(Unusable(format!("{} engines died while they had this run", row.crashes)));
         }
@@ -216,14 +220,16 @@ impl Engine {
         let (execution, fresh) = match row.execution {
             None => (begin(&about, &template, row.input, row.created_at), true),
             Some(state) => {
-                let execution = Execution::restore(&state, row.input);
-                (execution.map_err(|why| Unusable(format!("its state cannot be read: {why}")))?, false)
+                let unusable = |why: &dyn std::fmt::Display| Unusable(format!("its state cannot be read: {why}"));
+                let state = payloads::unfold_snapshot(state, &payloads).map_err(|why| unusable(&why))?;
+                (Execution::restore(&state, row.input).map_err(|why| unusable(&why))?, false)
             }
         };
         let waits = if fresh { BTreeMap::new() } else { waits(&execution).collect() };
         let mut active = Active::fresh(about, &template, execution, hold);
         (active.mail, active.queued, active.fresh) = (row.mail, queued, fresh);
         (active.waits, active.has_children) = (waits, !fresh);
+        active.payloads = Keeper::of(payloads.into_keys());
         Ok(active)
     }
 }

@@ -1,6 +1,6 @@
 //! The engine's statements on partitions and due runs. All are of the system role, over all tenants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::active::Key;
 use crate::{
     error::Error,
+    payloads::{self, Digest},
     runs::mail::{Kept, Letter},
 };
 
@@ -313,6 +314,33 @@ pub(super) async fn claim_runs(
         now
     );
     Ok(rows.fetch_all(tx).await?)
+}
+
+/// The large values that the snapshots of runs refer to, beside others of theirs.
+pub(super) async fn list_payloads(
+    tx: &mut SystemTx,
+    rows: &[Row],
+) -> Result<HashMap<Key, HashMap<Digest, Value>>, Error> {
+    let is_folded = |row: &&Row| row.execution.as_deref().is_some_and(payloads::is_folded_snapshot);
+    let keys: Vec<Key> = rows.iter().filter(is_folded).map(Row::key).collect();
+    let mut found: HashMap<Key, HashMap<Digest, Value>> = HashMap::new();
+    if keys.is_empty() {
+        return Ok(found);
+    }
+    let (tenants, runs) = columns(&keys);
+    let rows = sqlx::query!(
+        "select p.tenant_id, p.run_id, p.digest, p.value
+         from unnest($1::uuid[], $2::uuid[]) as k (tenant_id, run_id)
+         join workflow.payloads p on p.tenant_id = k.tenant_id and p.run_id = k.run_id",
+        &tenants,
+        &runs
+    );
+    for row in rows.fetch_all(tx).await? {
+        let key = Key { tenant: row.tenant_id.into(), run: row.run_id.into() };
+        let Ok(digest) = Digest::try_from(row.digest) else { continue };
+        found.entry(key).or_default().insert(digest, row.value);
+    }
+    Ok(found)
 }
 
 struct Message {

@@ -148,6 +148,7 @@ impl Writer {
             let inserted = births::insert_runs(&mut tx, &new).await?;
             births::insert_attributes(&mut tx, &new).await?;
             let mailed = store::update_runs(&mut tx, &old).await?;
+            store::insert_payloads(&mut tx, &kept).await?;
             store::insert_history(&mut tx, &kept).await?;
             store::insert_tasks(&mut tx, &kept).await?;
             store::delete_tasks(&mut tx, &kept).await?;

@@ -75,7 +75,7 @@ impl HookService for Hooks {
             }
         }
         let hook = store::insert(&mut tx, &hook).await?;
-        Ok(tx.reply(Hook { secret, ..shown(&hook, tenant) }).await?)
+        Ok(shown_once(secret, tx.reply(shown(&hook, tenant)).await?))
     }
 
     async fn get_hook(&self, request: Request<GetHookRequest>) -> Result<Response<Hook>, Status> {
@@ -118,7 +118,7 @@ impl HookService for Hooks {
         let sealed = self.mesh.sealer.seal(&model::Hook::purpose(tenant, id), secret.as_bytes());
         let until = tx.clock().now() + TimeDelta::seconds(overlap);
         store::update_secret(&mut tx, id, &sealed, until).await?;
-        Ok(tx.reply(Hook { secret, ..shown(&hook, tenant) }).await?)
+        Ok(shown_once(secret, tx.reply(shown(&hook, tenant)).await?))
     }
 
     async fn delete_hook(&self, request: Request<DeleteHookRequest>) -> Result<Response<DeleteHookResponse>, Status> {
@@ -293,6 +293,12 @@ async fn deeds(tx: &mut TenantTx, hook: &model::Hook, seen: &Value) -> Result<Ve
         }
     }
     Ok(deeds)
+}
+
+/// The answer with the secret. What is kept to answer a repetition is without it: secrets are kept sealed only.
+fn shown_once(secret: String, mut answer: Response<Hook>) -> Response<Hook> {
+    answer.get_mut().secret = secret;
+    answer
 }
 
 fn answer(runs: Vec<RunId>) -> ReceiveDeliveryResponse {

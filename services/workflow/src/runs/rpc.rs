@@ -34,7 +34,7 @@ use crate::{
     asl::Execution,
     engine::{Hold, births::NotBorn},
     error::Error,
-    fair, json as pb_json, quotas, workflows,
+    fair, json as pb_json, payloads, quotas, workflows,
 };
 
 /// How long a call waits for the engine to do what it was told.
@@ -330,7 +330,8 @@ impl Runs {
         let stand = store::get_stand(tx, id).await?.ok_or(Error::RunNotFound)?;
         let awaited = store::list_awaited(tx, id).await?;
         let tenant = self.mesh.directory.by_id(tx.tenant()).await.ok();
-        let execution = stand.execution.and_then(|state| Execution::restore(&state, Value::Null).ok());
+        let outline = stand.execution.map(payloads::outline);
+        let execution = outline.and_then(|state| Execution::restore(&state, Value::Null).ok());
         let meter = stand.paused.as_deref().and_then(|by| by.strip_prefix(quotas::HELD));
         let quota_until = meter.and_then(|meter| self.waker.quotas.used_up(tx.tenant(), meter));
         Ok(Situation {

@@ -1,5 +1,7 @@
 //! The statements on workflow.runs and workflow.history in a caller's name.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Executor, Postgres};
@@ -11,7 +13,10 @@ use super::{
     mail::Kept,
     model::{Filter, HistoryEvent, NewRun, Run, RunId, State, first_id},
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    payloads::{self, Digest},
+};
 
 /// Where a new run belongs.
 pub(crate) struct Place {
@@ -421,8 +426,38 @@ pub(crate) async fn list_history(
         after,
         limit
     );
-    let steps = rows.fetch_all(tx).await?;
+    let steps = rows.fetch_all(&mut *tx).await?;
+    let mut told = Vec::new();
+    steps.iter().filter(|step| payloads::is_folded_events(&step.events)).for_each(|step| {
+        payloads::references(&step.events, &mut told);
+    });
+    let values = get_payloads(tx, id, told).await?;
     // Not in SQL: Postgres cannot take a JSON string apart that has a NUL in it.
-    let events = steps.into_iter().flat_map(|step| HistoryEvent::of_step(step.first_id, step.time, step.events));
-    Ok(events.filter(|event| event.id > after).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+    let mut events = Vec::new();
+    for step in steps {
+        // Gone is what a run had that is deleted just now.
+        let whole = payloads::unfold_events(step.events, &values).map_err(|_| Error::RunNotFound)?;
+        events.extend(HistoryEvent::of_step(step.first_id, step.time, whole));
+    }
+    Ok(events.into_iter().filter(|event| event.id > after).take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+}
+
+/// Large values of a run, with those that they refer to in turn.
+async fn get_payloads(tx: &mut TenantTx, id: RunId, mut wanted: Vec<Digest>) -> Result<HashMap<Digest, Value>, Error> {
+    let mut found = HashMap::new();
+    while !wanted.is_empty() {
+        let digests: Vec<Vec<u8>> = wanted.drain(..).map(|digest| digest.to_vec()).collect();
+        let rows = sqlx::query!(
+            "select digest, value from workflow.payloads where tenant_id = $1 and run_id = $2 and digest = any($3)",
+            tx.tenant().uuid(),
+            id.uuid(),
+            &digests
+        );
+        for row in rows.fetch_all(&mut *tx).await? {
+            payloads::references(&row.value, &mut wanted);
+            found.extend(row.digest.try_into().ok().map(|digest: Digest| (digest, row.value)));
+        }
+        wanted.retain(|digest| !found.contains_key(digest));
+    }
+    Ok(found)
 }

@@ -69,6 +69,14 @@ pub(super) async fn delete_runs(
     .execute(&mut *tx)
     .await?;
     sqlx::query!(
+        "delete from workflow.payloads p using unnest($1::uuid[], $2::uuid[]) as k (tenant_id, run_id)
+         where p.tenant_id = k.tenant_id and p.run_id = k.run_id",
+        &tenants,
+        &runs
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
         "delete from workflow.attributes a using unnest($1::uuid[], $2::uuid[]) as k (tenant_id, run_id)
          where a.tenant_id = k.tenant_id and a.run_id = k.run_id",
         &tenants,

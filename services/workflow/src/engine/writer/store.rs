@@ -73,6 +73,30 @@ pub(super) async fn update_runs(tx: &mut SystemTx, steps: &[&Advanced]) -> Resul
     Ok(mailed.into_iter().map(|run| Key { tenant: run.tenant_id.into(), run: run.id.into() }).collect())
 }
 
+/// Keeps large values that are not kept yet.
+pub(super) async fn insert_payloads(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<(), Error> {
+    let new: Vec<_> =
+        steps.iter().flat_map(|step| step.payloads.iter().map(|payload| (step.about.key, payload))).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let (tenants, runs) = columns(&new.iter().map(|(key, _)| *key).collect::<Vec<_>>());
+    let digests: Vec<Vec<u8>> = new.iter().map(|(_, payload)| payload.digest.to_vec()).collect();
+    let values: Vec<String> = new.iter().map(|(_, payload)| payload.value.clone()).collect();
+    sqlx::query!(
+        "insert into workflow.payloads (tenant_id, run_id, digest, value)
+         select t, r, d, v::json from unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[]) as u (t, r, d, v)
+         on conflict do nothing",
+        &tenants,
+        &runs,
+        &digests,
+        &values
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Adds to histories.
 pub(super) async fn insert_history(tx: &mut SystemTx, steps: &[&Advanced]) -> Result<(), Error> {
     let told: Vec<_> = steps.iter().filter_map(|step| Some((step.about.key, step.chapter.as_ref()?))).collect();
@@ -112,7 +136,10 @@ pub(super) async fn insert_tasks(tx: &mut SystemTx, steps: &[&Advanced]) -> Resu
     let tokens: Vec<i64> = opened.iter().map(|(_, wait)| wait.token.cast_signed()).collect();
     let kinds: Vec<String> = opened.iter().map(|(_, wait)| wait.wait.kind.to_owned()).collect();
     let names: Vec<String> = opened.iter().map(|(_, wait)| wait.wait.name.clone()).collect();
-    let arguments: Vec<String> = opened.iter().map(|(_, wait)| wait.arguments.clone()).collect();
+    // Workers and people are shown them; nobody asks a signal or a run for its own.
+    let shown = |kind: &str| matches!(kind, "activity" | "approval");
+    let arguments = opened.iter().map(|(_, wait)| if shown(wait.wait.kind) { &*wait.arguments } else { "null" });
+    let arguments: Vec<String> = arguments.map(str::to_owned).collect();
     let seconds = |of: Option<u32>| of.map(|seconds| i32::try_from(seconds).unwrap_or(i32::MAX));
     let timeouts: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.timeout_seconds)).collect();
     let heartbeats: Vec<Option<i32>> = opened.iter().map(|(_, wait)| seconds(wait.heartbeat_seconds)).collect();

@@ -1,6 +1,9 @@
 //! How long a test waits for what is to happen: only one that fails waits that long, on however slow a machine.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -15,6 +18,16 @@ pub(crate) async fn ends<F: Future>(what: &str, ending: F) -> F::Output {
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     ends(what, async {
         while !holds().await {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    })
+    .await;
+}
+
+/// Waits for a count, on whatever thread.
+pub(crate) async fn reaches(what: &str, count: &AtomicUsize, enough: usize) {
+    ends(what, async {
+        while count.load(Ordering::SeqCst) < enough {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     })

@@ -16,7 +16,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     house::House,
-    patience::{ends, until},
+    patience::{ends, reaches, until},
     ports::Ports,
     shop::{Folder, Load, Reflection, Shop},
 };
@@ -166,12 +166,7 @@ async fn who_is_slow_gets_less() {
         let answered = answered.clone();
         async move {
             let enough = answered.load(Ordering::SeqCst) + 200;
-            ends("the answers of the quick one", async {
-                while answered.load(Ordering::SeqCst) < enough {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
+            reaches("the answers of the quick one", &answered, enough).await;
         }
     });
     let (house, _folder) = house(&[&quick, &slow], "", &[]).await;

@@ -95,7 +95,6 @@ async fn a_large_value_is_written_once_however_many_steps_carry_it_along() {
     let grown = (number(&mesh, sizes).await - size_before) / i64::try_from(STEPS - 1).expect("a few");
     let figures = format!("WAL of a step: least {least}, all {written:?}; tables grow by {grown} a step");
     assert!(grown < GROWTH_MAX, "{figures}");
-    println!("{figures}");
     assert_eq!(number(&mesh, "select count(*) from workflow.payloads").await, 1, "the document, and nothing else");
 
     // What is kept apart is shown whole.

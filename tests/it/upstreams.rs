@@ -137,6 +137,14 @@ async fn members_may_do_what_the_entry_grants_them_and_sighup_takes_it_back() {
     assert_eq!(mesh.get("/v1/contacts", &member).await.0, StatusCode::OK, "reading is every member's");
 }
 
+/// Contacts that a tenant has to pay for.
+async fn contacts_billed(mesh: &Mesh, tenant: &Tenant) -> u64 {
+    let (_, usage) = mesh.get("/v1/usage", &tenant.token).await;
+    let meters = usage["meters"].as_array().cloned().unwrap_or_default();
+    let counted = meters.iter().find(|meter| meter["meter"] == "contacts").map(|meter| text(&meter["quantity"]));
+    counted.expect("contacts were made").parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
     let House { mut mesh, crm: _crm, folder: _folder, _ports, .. } = House::open().await;
@@ -148,7 +156,7 @@ async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
             tokio::spawn(async move {
                 let http = Client::builder().http2_prior_knowledge().no_proxy().timeout(PATIENCE);
                 let http = http.build().unwrap();
-                let (mut ok, mut limited) = (0_usize, 0_usize);
+                let (mut ok, mut limited) = (0_u64, 0_u64);
                 loop {
                     match http.post(&url).bearer_auth(&token).json(&json!({ "displayName": "x" })).send().await {
                         Ok(answer) if answer.status() == StatusCode::OK => ok += 1,
@@ -174,10 +182,7 @@ async fn sigterm_under_load_cuts_no_call_and_loses_no_usage() {
         sent += member.await.unwrap().unwrap_or_else(|why| panic!("a call was cut: {why}")).0;
     }
     mesh.restart("all").await;
-    let (_, usage) = mesh.get("/v1/usage", &acme.token).await;
-    let meters = usage["meters"].as_array().cloned().unwrap_or_default();
-    let counted = meters.iter().find(|meter| meter["meter"] == "contacts").map(|meter| meter["quantity"].clone());
-    assert_eq!(counted, Some(Value::String(sent.to_string())), "what was done is billed");
+    assert_eq!(contacts_billed(&mesh, &acme).await, sent, "what was done is billed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,10 +218,7 @@ async fn an_edge_that_is_killed_has_billed_what_it_has_answered() {
         answered += member.await.unwrap();
     }
     mesh.restart("all").await;
-    let (_, usage) = mesh.get("/v1/usage", &acme.token).await;
-    let meters = usage["meters"].as_array().cloned().unwrap_or_default();
-    let counted = meters.iter().find(|meter| meter["meter"] == "contacts").map(|meter| text(&meter["quantity"]));
-    let counted: u64 = counted.expect("contacts were made").parse().unwrap();
+    let counted = contacts_billed(&mesh, &acme).await;
     // What was being answered when it died may be counted: its work was done.
     assert!((answered..=answered + in_flight).contains(&counted), "{answered} were answered, {counted} are billed");
 }
